@@ -1,0 +1,99 @@
+"Callbacks that find and soften wrong labels while a Learner trains as it always does"
+from warnings import warn
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
+from fastcore.basics import store_attr
+
+from .oof import FoldLearners
+from .replay import FitRecord
+
+__all__ = ['ConfidentLearningCallback']
+
+
+class ConfidentLearningCallback(Callback):
+    """Gathers out-of-fold probabilities of the training set: after every fit, K fold Learners repeat that fit, each
+    without its fold, and predict the fold. `learn.oof` (and `oof` here) holds the result.
+
+    `fit`, `fit_one_cycle`, `fine_tune`, `fit_flat_cos`, `fit_sgdr`, gradual unfreezing and any fits in a row are
+    followed; `validate`, `get_preds`, `tta` and `lr_find` are not fits. The Learner itself trains as it would without
+    the callback: same weights, records, files and random numbers. Folds leave out progress bars, loggers and trackers
+    (SaveModel, EarlyStopping: folds stop where the Learner stopped). Costs about K more fits. Confident learning:
+    Northcutt, Jiang and Chuang, JAIR 2021. Raises TypeError or ValueError before the first batch where the Learner's
+    data, optimizer or loss cannot be followed; warns where the Learner is trained already."""
+    order, in_folds = SaveModelCallback.order + 10, False
+    _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights'
+
+    def __init__(self,
+        n_folds=5,  # Number of folds
+        splits=None,  # Fold numbers (n,), group ids (n,) or a scikit-learn splitter; None: stratified folds
+        seed=42,  # Seed of the folds and of the fold Learners' random numbers
+        act=None,  # Activation that turns outputs into probabilities; None: the loss's
+        leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
+    ):
+        self._init_state()
+        store_attr()
+
+    def _init_state(self):
+        super()._init_state()
+        vars(self).update(folds=None, splits=None, _record=None, _armed=False, _cancelled=False, _weights=None)
+
+    @property
+    def oof(self):
+        "The `OutOfFold` of the Learner this callback followed, or None"
+        return None if self.folds is None else self.folds.learn.oof
+
+    def before_fit(self):
+        "Note what the fit is, unless it is `lr_find` or `get_preds`"
+        self._record, self._armed, self._cancelled = None, False, False
+        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
+        self._record = FitRecord(self.learn, self.learn.opt)
+
+    def before_train(self):
+        "The fit is real: take the untrained model, and refuse what cannot be followed"
+        if self._record is None or self._armed: return
+        try: self._arm()
+        except Exception:
+            self.learn.loss_func = self._record.loss_func
+            raise
+        self._armed = True
+
+    def _arm(self):
+        learn = self.learn
+        if self.folds is None or self.folds.learn is not learn:
+            if len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics):
+                warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "
+                     "fold, so the probabilities are not out-of-fold; start from a new Learner", stacklevel=2)
+            folds = FoldLearners(self._record, self.n_folds, self.splits, self.seed, self.act, self.leave_out)
+        else:
+            folds = self.folds
+            if not torch.equal(self._weights, _fingerprint(learn.model)):
+                warn("the Learner's weights changed since the fit that was last followed (a fit without the callback, "
+                     "an interrupted one, or load): the folds go on from where their own last fit ended", stacklevel=2)
+        folds.prepare(self._record)
+        self.folds, self._weights = folds, _fingerprint(learn.model)
+
+    def after_cancel_fit(self):
+        "Note that the fit ended early: the folds end it there too"
+        self._cancelled = True
+
+    def after_fit(self):
+        "Repeat the fit on the folds, and predict them"
+        record, armed = self._record, self._armed
+        self._record, self._armed = None, False
+        if not armed: return
+        self._weights = _fingerprint(self.learn.model)
+        if self._cancelled: record.stop_at = self.learn.pct_train
+        self.folds.follow(record)
+
+    def resume(self):
+        "Finish the folds after an interruption; those that were finished are kept"
+        if self.folds is None: raise ValueError("there is nothing to resume: no fit was followed yet")
+        self.folds.follow()
+        return self.oof
+
+
+def _fingerprint(model):
+    "A sum per parameter: equal for equal weights"
+    return torch.stack([p.detach().double().sum().cpu() for p in model.parameters()])

@@ -1,0 +1,144 @@
+"A fit, and the copy of a Learner that repeats it on all the training items but one fold"
+import copy
+
+from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
+from fastai.learner import Learner
+from fastai.optimizer import Lookahead, OptimWrapper
+from fastcore.foundation import L
+from fastcore.imports import noop
+from fastprogress.fastprogress import progress_bar
+
+from .folds import fold_dls
+
+__all__ = ['FitRecord', 'FoldLearner', 'InFold', 'fold_bar']
+
+_WATCHERS = {f'fastai.callback.{o}' for o in
+             'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
+
+
+def _shapes_training(cb, leave_out):
+    "Whether folds need `cb`: everything but progress bars, loggers, trackers and what says `in_folds = False`"
+    cls = cb if isinstance(cb, type) else type(cb)
+    return (getattr(cls, 'in_folds', True) and not issubclass(cls, leave_out)
+            and not any(o is FetchPredsCallback or o.__module__ in _WATCHERS for o in cls.__mro__))
+
+
+def _is_clear(opt):
+    "Whether `opt` holds no running averages: it is new, or `freeze` or `unfreeze` cleared it"
+    if isinstance(opt, Lookahead): return opt.slow_weights is None and _is_clear(opt.opt)
+    if isinstance(opt, OptimWrapper): return not opt.opt.state
+    return all(set(o) <= set(opt._keep_on_clear) for o in opt.state.values())
+
+
+def _groups(learn):
+    "The position in the model of every parameter of every optimizer group"
+    index = {id(p): i for i, p in enumerate(learn.model.parameters())}
+    return [[index.get(id(p), -1) for p in pg] for pg in learn.opt.param_lists]
+
+
+class FitRecord:
+    "What a Learner is when a fit begins, after its callbacks' `before_fit`, so that fold Learners can repeat the fit"
+
+    def __init__(self,
+        learn,  # The user's Learner
+        opt,  # Its optimizer; None: fold Learners make their own
+    ):
+        self.learn, self.model, self.dls, self.loss_func, self.opt = learn, learn.model, learn.dls, learn.loss_func, opt
+        self.config = {o: getattr(learn, o) for o in 'opt_func lr splitter wd wd_bn_bias train_bn moms'.split()}
+        self.n_epoch, self.stop_at, self.parts = learn.n_epoch, None, []
+        if opt is None: return
+        self.hypers = [dict(o) for o in opt.hypers]
+        self.groups, self.frozen_idx, self.clear = _groups(learn), opt.frozen_idx, _is_clear(opt)
+        self.requires_grad = [p.requires_grad for p in learn.model.parameters()]
+
+    def copy_parts(self,
+        leave_out,  # Tuple of callback classes that folds leave out
+    ):
+        """Copy the loss and the callbacks that shape training as they are now, before the first batch.
+
+        Raises TypeError for a callback that cannot be copied."""
+        memo = {id(o): o for o in (self.learn, self.model, self.dls, self.opt, *self.dls.loaders,
+                                   *(dl.dataset for dl in self.dls.loaders))}
+        for o in [self.loss_func, *(cb for cb in self.learn.cbs if _shapes_training(cb, leave_out))]:
+            try: self.parts.append((o, copy.deepcopy(o, memo)))
+            except (TypeError, RuntimeError, AttributeError, ValueError) as e:
+                raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): if it does not shape "
+                                "training, pass its class in leave_out=, or set in_folds = False in it") from e
+
+
+class InFold(Callback):
+    "In a fold Learner: no validation, stop where the user's Learner stopped, tell the progress bar"
+    order, stop_at, fitted, fitting = -5, None, False, False
+    def __init__(self, tick): self.tick = tick
+    def before_train(self): self.fitting = self.fitted = True
+    def after_fit(self): self.fitting = False
+
+    def before_validate(self):
+        if self.fitting and not hasattr(self.learn, 'gather_preds'): raise CancelValidException
+
+    def after_batch(self):
+        if not self.learn.training: return
+        self.tick(self.pct_train)
+        if self.stop_at is not None and self.pct_train > self.stop_at - .5/(self.n_iter*self.n_epoch):
+            raise CancelFitException
+
+
+class FoldLearner:
+    "A fold Learner, and how far it has followed"
+    def __init__(self, learn, model, leave_out):
+        self.learn, self.opt_of, self.twins, self.n_done = copy.copy(learn), None, {}, 0
+        new = self.learn
+        for cb in learn.cbs: vars(new).pop(cb.name, None)
+        new.model, new.opt, new.cbs, new.metrics, new.logger, new.create_mbar = model, None, L(), None, noop, False
+        new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
+
+    def set_up(self, record, held_out):
+        "Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks"
+        learn = self.learn
+        learn.dls = fold_dls(record.dls, held_out)
+        for name, value in record.config.items(): setattr(learn, name, value)
+        if record.opt is not None: self._set_up_opt(record)
+        main = record.dls
+        memo = {id(record.learn): learn, id(record.model): learn.model, id(record.opt): learn.opt,
+                id(main): learn.dls, **{id(a): b for a, b in zip(main.loaders, learn.dls.loaders)}}
+        memo.update({id(template): self.twins[id(o)][1] for o, template in record.parts if id(o) in self.twins})
+        twins = [copy.deepcopy(template, memo) for _, template in record.parts]
+        self.twins.update({id(o): (o, twin) for (o, _), twin in zip(record.parts, twins)})
+        learn.loss_func, *cbs = twins
+        return cbs
+
+    def _set_up_opt(self, record):
+        learn, params = self.learn, list(self.learn.model.parameters())
+        if learn.opt is None or (record.clear and self.opt_of is not record.opt):
+            used = {i for pg in record.groups for i in pg}
+            for i, p in enumerate(params): p.requires_grad_(i in used or record.requires_grad[i])
+            learn.create_opt()
+            self.opt_of = record.opt
+            if _groups(learn) != record.groups:
+                raise ValueError("splitter gives other parameters for a copy of the model than for the model itself: "
+                                 "it must split the parameters of the model that it is given")
+        elif record.clear: learn.opt.clear_state()
+        for p, grad in zip(params, record.requires_grad): p.requires_grad_(grad)
+        learn.opt.frozen_idx = record.frozen_idx
+        for name in record.hypers[0]: learn.opt.set_hyper(name, [o[name] for o in record.hypers])
+
+    def repeat(self, record):
+        "The fit of `record`, once more"
+        hypers = {o: [h[o] for h in record.hypers] for o in ('lr', 'wd') if o in record.hypers[0]}
+        self.learn.fit(record.n_epoch, **hypers)
+
+
+def fold_bar(
+    n_folds,  # Number of folds
+    show,  # Whether to draw a bar
+):
+    "Each fold, with a function that takes the share of it that is done, 0 to 1"
+    if not show:
+        yield from ((k, noop) for k in range(n_folds))
+        return
+    bar = progress_bar(range(100*n_folds), leave=False)
+    bar.update(0)
+    for k in range(n_folds):
+        bar.comment = f'fold {k + 1} of {n_folds}'
+        yield k, lambda pct, done=100*k: bar.update(done + min(99, int(100*pct)))
+    bar.update(100*n_folds)
