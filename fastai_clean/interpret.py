@@ -109,10 +109,11 @@ class CleanInterpretation(ClassificationInterpretation):
         **kwargs,  # Passed to `plot_items`: ncols, figsize
     ) -> np.ndarray:  # Axes, one an item
         """Show the `k` likeliest label issues, fewer where fewer were found, with given and predicted label, the
-        prediction's confidence and the given label's quality. Raises ValueError where none was found."""
+        prediction's confidence and the given label's quality; warns where none was found."""
         rows = self.issues[self.issues.is_issue].head(k)
-        if not len(rows): raise ValueError(f"k is {k} and there are {self.issues.is_issue.sum()} label issues: there is "
-                                           "nothing to show; see `issues` for the ranking of all items")
+        if not len(rows):
+            warn("no label issues were found: there is nothing to show; `issues` ranks all items", stacklevel=2)
+            return np.empty(0, dtype=object)
         titles = [f"{_short(o.given)} → {_short(o.predicted)}\nconfidence {o.confidence:.2f}  "
                   f"quality {o.label_quality:.3f}" for o in rows.itertuples()]
         return plot_items([self._shown(i) for i in rows.index], titles, **kwargs)

@@ -211,7 +211,7 @@ class FoldLearners:
         record,  # FitRecord of the Learner as it is
         fit,  # Function that trains the Learner it is given
     ):
-        "Have `fit` train each fold Learner, predict the folds, and set `learn.oof`; raises ValueError if it trains none"
+        "Have `fit` train each fold Learner, predict the folds, set `learn.oof`; raises ValueError if it trains none"
         with self._random(): record.copy_parts(self.leave_out)
         for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
             with self._random(k, 0):

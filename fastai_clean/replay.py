@@ -62,8 +62,8 @@ class FitRecord:
         for o in [self.loss_func, *(cb for cb in self.learn.cbs if _shapes_training(cb, leave_out))]:
             try: self.parts.append((o, copy.deepcopy(o, memo)))
             except (TypeError, RuntimeError, AttributeError, ValueError) as e:
-                raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): if it does not shape "
-                                "training, pass its class in leave_out=, or set in_folds = False in it") from e
+                raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): if it does not "
+                                "shape training, pass its class in leave_out=, or set in_folds = False in it") from e
 
 
 class InFold(Callback):

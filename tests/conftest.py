@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 DIGITS = load_digits()
+torch.set_num_threads(1)
 PIXELS = torch.tensor(DIGITS.images, dtype=torch.float32)[:, None]/16
 
 
@@ -72,7 +73,8 @@ def quiet(learn):
 
 
 def tiny_learn(dls, model=None, loss_func=None, **kwargs):
-    return quiet(Learner(dls, model or tiny_model(), loss_func or CrossEntropyLossFlat(), splitter=two_groups, **kwargs))
+    return quiet(Learner(dls, model or tiny_model(), loss_func or CrossEntropyLossFlat(), splitter=two_groups,
+                         **kwargs))
 
 
 @pytest.fixture(scope='session')

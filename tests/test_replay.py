@@ -1,5 +1,4 @@
 "Fold Learners do what the same calls by hand do, to the last bit, and the user's Learner does not notice"
-import copy
 import random
 from functools import partial
 
@@ -7,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import digit_dls, tiny_learn, tiny_model
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.callback.schedule import *  # patches fit_one_cycle and the like
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.losses import LabelSmoothingCrossEntropyFlat
@@ -21,12 +19,12 @@ from fastai_clean.all import ConfidentLearningCallback, fold_numbers
 N, VALID = 120, range(120, 150)
 
 
-def by_hand(fits, targets, n_folds=3, **learn_kw):
+def by_hand(fits, targets, learn_kw=dict, n_folds=3):
     "Out-of-fold probabilities of `fits` called on Learners that are built without the package"
     fold, res = fold_numbers(targets, n_folds), np.full((N, 10), np.nan, np.float32)
     for k in range(n_folds):
         train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        learn = tiny_learn(digit_dls(train, held), **learn_kw)
+        learn = tiny_learn(digit_dls(train, held), **learn_kw())
         fits(learn)
         res[held] = learn.get_preds()[0].numpy()
     return res
@@ -96,19 +94,19 @@ def test_callback_given_elsewhere_equals_the_same_calls_by_hand(name, given):
 @pytest.mark.parametrize('name', ['gradual', 'in_a_row', 'reset_opt'])
 def test_every_optimizer_equals_the_same_calls_by_hand(opt, name):
     learn = followed(FITS[name], opt_func=OPTS[opt])
-    assert np.abs(learn.oof.pred_probs - by_hand(FITS[name], learn.oof.targets, opt_func=OPTS[opt])).max() == 0.
+    hand = by_hand(FITS[name], learn.oof.targets, lambda: dict(opt_func=OPTS[opt]))
+    assert np.abs(learn.oof.pred_probs - hand).max() == 0.
 
 
 @pytest.mark.parametrize('kw', [
-    dict(loss_func=LabelSmoothingCrossEntropyFlat()), dict(wd=.1), dict(train_bn=False), dict(wd_bn_bias=True),
-    dict(cbs=[GradientClip(.1)]), dict(cbs=[GradientAccumulation(32)])], ids=str)
+    lambda: dict(loss_func=LabelSmoothingCrossEntropyFlat()), lambda: dict(wd=.1), lambda: dict(train_bn=False),
+    lambda: dict(wd_bn_bias=True), lambda: dict(cbs=[GradientClip(.1)]), lambda: dict(cbs=[GradientAccumulation(32)])],
+    ids=['label smoothing', 'wd', 'train_bn', 'wd_bn_bias', 'clip', 'accumulation'])
 def test_every_option_equals_the_same_calls_by_hand(kw):
-    def learner(cbs=(), **more): return tiny_learn(digit_dls(range(N), VALID), cbs=[*copy.deepcopy(cbs), *more['add']],
-                                                   **{k: v for k, v in kw.items() if k != 'cbs'})
-    learn = learner(kw.get('cbs', ()), add=[ConfidentLearningCallback(n_folds=3)])
-    learn.fine_tune(1, 1e-2)
-    assert np.abs(learn.oof.pred_probs - by_hand(FITS['fine_tune'] if False else lambda o: o.fine_tune(1, 1e-2),
-                                                 learn.oof.targets, **copy.deepcopy(kw))).max() == 0.
+    learn = tiny_learn(digit_dls(range(N), VALID), **kw())
+    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(n_folds=3))
+    fold_preds = by_hand(lambda o: o.fine_tune(1, 1e-2), learn.oof.targets, kw)
+    assert np.abs(learn.oof.pred_probs - fold_preds).max() == 0.
 
 
 @pytest.mark.parametrize('other', [lambda o: o.fine_tune(2, 1.1e-2), lambda o: o.fine_tune(2, 1e-2, freeze_epochs=2),
@@ -126,23 +124,17 @@ def test_oof_preds_equals_the_callback():
     assert all(map(torch.equal, before, learn.model.parameters())) and learn.opt is None and learn.oof is oof
 
 
+class StopAfterTwo(Callback):
+    "Ends the fit before its third epoch"
+    def before_epoch(self):
+        if self.epoch == 2: raise CancelFitException
+
+
 def test_early_stopping_stops_the_folds_at_the_same_epoch():
-    class Stop(EarlyStoppingCallback):
-        def after_epoch(self):
-            if self.epoch == 1: self.learn.stopped = True
-            super().after_epoch()
-
-    learn = followed(lambda o: o.fit_one_cycle(5, 1e-2, cbs=EarlyStoppingCallback('valid_loss', min_delta=100, patience=1)))
+    stop = EarlyStoppingCallback('valid_loss', min_delta=100, patience=1)
+    learn = followed(lambda o: o.fit_one_cycle(5, 1e-2, cbs=stop))
     assert len(learn.recorder.values) == 2
-
-    class StopAtTwo(Callback):
-        order = 100
-        def after_epoch(self):
-            if self.epoch == 1: self.learn.dls.train, self.stop = self.learn.dls.train, True
-        def before_epoch(self):
-            from fastai.callback.core import CancelFitException
-            if self.epoch == 2: raise CancelFitException
-    hand = by_hand(lambda o: o.fit_one_cycle(5, 1e-2, cbs=StopAtTwo()), learn.oof.targets)
+    hand = by_hand(lambda o: o.fit_one_cycle(5, 1e-2, cbs=StopAfterTwo()), learn.oof.targets)
     assert np.abs(learn.oof.pred_probs - hand).max() == 0.
 
 
