@@ -65,7 +65,7 @@ def main(
     data: Path = None,  # Your own images: a folder of class folders, or a CSV of path,label; default: digits
     out: Path = Path('.'),  # Folder for noisy.csv and noisy.png; with the digits, also for their PNG files
     noise: float = .1,  # Share of the training labels to plant wrong in the digits
-    epochs: int = 12,  # Epochs of each fit
+    epochs: int = 8,  # Epochs of each fit
     n_folds: int = 5,  # Folds
     size: int = None,  # Side of the images in pixels: 24 for the digits, 64 otherwise
     seed: int = 42,  # Seed of the planted errors, the split, the weights and the folds

@@ -34,6 +34,7 @@ class ConfidentLearningCallback(Callback):
     ):
         self._init_state()
         store_attr()
+        self.has_splits = splits is not None
 
     def _init_state(self):
         super()._init_state()
@@ -61,6 +62,9 @@ class ConfidentLearningCallback(Callback):
 
     def _arm(self):
         learn = self.learn
+        if self.has_splits and self.splits is None:
+            raise ValueError("splits was left behind when the Learner was copied or exported: pass it again to a new "
+                             "ConfidentLearningCallback")
         if self.folds is None or self.folds.learn is not learn:
             if len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics):
                 warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "

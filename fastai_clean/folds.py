@@ -14,6 +14,7 @@ from fastai.text.data import LMDataLoader, SortedDL
 from fastcore.xtras import is_listy
 from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import DataLoader as TorchLoader
 
 from .checks import check_class_targets
 
@@ -158,7 +159,7 @@ def new_dl(
     if not isinstance(dl, DataLoader): return _new_torch_dl(dl, ds, **kwargs)
     if isinstance(dl, SortedDL):
         kwargs.update(sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs])
-    if hasattr(dl, 'wgts'):
+    if 'wgts' in vars(dl):
         wgts = dl.wgts[idxs]
         if wgts.sum() <= 0: wgts = np.ones(len(idxs))
         kwargs.update(wgts=wgts)
@@ -168,16 +169,16 @@ def new_dl(
 
 
 def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
-    if type(dl.sampler) not in (RandomSampler, SequentialSampler) or type(dl.batch_sampler) not in (
-            BatchSampler, type(None)):
-        raise TypeError(f"the DataLoader is torch's, with a {type(dl.sampler).__name__} and a "
-                        f"{type(dl.batch_sampler).__name__} that cannot be rebuilt for a fold: use fastai's DataLoader "
-                        "(weights: WeightedDL), or plain shuffling")
+    parts = [type(o) for o in (dl, dl.sampler, dl.batch_sampler)]
+    if any(o not in known for o, known in zip(parts, (
+            (TorchLoader,), (RandomSampler, SequentialSampler), (BatchSampler, type(None))))):
+        raise TypeError(f"the DataLoader is torch's {' with '.join(o.__name__ for o in parts)}, which cannot be"
+                        " rebuilt for a fold: use fastai's DataLoader (weights: WeightedDL), or plain shuffling")
     if shuffle is None: shuffle = type(dl.sampler) is RandomSampler
-    return type(dl)(ds, batch_size=bs or dl.batch_size, shuffle=shuffle, num_workers=dl.num_workers,
-                    collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
-                    drop_last=dl.drop_last if drop_last is None else drop_last, worker_init_fn=dl.worker_init_fn,
-                    multiprocessing_context=dl.multiprocessing_context, persistent_workers=False)
+    return TorchLoader(ds, batch_size=bs or dl.batch_size, shuffle=shuffle, num_workers=dl.num_workers,
+                       collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
+                       drop_last=dl.drop_last if drop_last is None else drop_last, worker_init_fn=dl.worker_init_fn,
+                       multiprocessing_context=dl.multiprocessing_context, persistent_workers=False)
 
 
 def plain_dl(
@@ -215,9 +216,11 @@ def fold_dls(
 
 def copy_model(
     model,  # Any nn.Module
+    keep=(),  # Objects that its hooks may refer to and that are not to be copied: the Learner, its callbacks
+    hooks=(),  # Ids of forward and backward hooks that the copy is to be without
 ):
     "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses (AWD_LSTM's weights)"
-    memo = {}
+    memo = {id(o): o for o in keep}
 
     def detach(o):
         if isinstance(o, torch.Tensor):
@@ -228,4 +231,8 @@ def copy_model(
             for v in o: detach(v)
 
     for m in model.modules(): detach(vars(m))
-    return copy.deepcopy(model, memo)
+    res = copy.deepcopy(model, memo)
+    for m in res.modules():
+        for i in hooks:
+            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
+    return res

@@ -114,7 +114,7 @@ class CleanInterpretation(ClassificationInterpretation):
         if not len(rows):
             warn("no label issues were found: there is nothing to show; `issues` ranks all items", stacklevel=2)
             return np.empty(0, dtype=object)
-        titles = [f"{_short(o.given)} → {_short(o.predicted)}\nconfidence {o.confidence:.2f}  "
+        titles = [f"given {_short(o.given)} → predicted {_short(o.predicted)}\nconfidence {o.confidence:.2f}  "
                   f"quality {o.label_quality:.3f}" for o in rows.itertuples()]
         return plot_items([self._shown(i) for i in rows.index], titles, **kwargs)
 
@@ -155,7 +155,7 @@ class CleanInterpretation(ClassificationInterpretation):
 
     def __getitem__(self, idxs):
         "Inputs, probabilities, targets, predictions and losses at `idxs`, from the one inference"
-        idxs = [int(i) for i in (idxs if is_listy(idxs) or isinstance(idxs, (torch.Tensor, np.ndarray)) else [idxs])]
+        idxs = list(L(idxs.tolist() if hasattr(idxs, 'tolist') else idxs))
         dl = plain_dl(self.dl, idxs)
         batches = [to_cpu(b) for b in dl]
         n_inp = getattr(self.dl, 'n_inp', len(batches[0]) - 1)
@@ -200,6 +200,6 @@ def _as_image(x):
     return ((x - lo)/(hi - lo).clamp_min(1e-12)).numpy()
 
 
-def _short(o, n=24):
+def _short(o, n=14):
     o = str(o)
     return o if len(o) <= n else o[:n - 1] + '…'

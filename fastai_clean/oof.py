@@ -7,9 +7,10 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from fastai.callback.hook import HookCallback
 from fastai.learner import Learner, SkipToEpoch
 from fastai.torch_core import no_random
-from fastcore.basics import patch
+from fastcore.basics import patch, risinstance
 from fastcore.foundation import L
 
 from .checks import check_labels_probs, check_opt_func, check_probs, infer_act
@@ -117,17 +118,13 @@ _FILES = {'oof.json', *(f'{o}.npy' for o in _ARRAYS)}
 _oofs = WeakKeyDictionary()
 
 
-@patch(as_prop=True)
-def oof(self: Learner):
-    "The `OutOfFold` of the training set, or None; it is no part of what `export` writes"
-    return _oofs.get(self)
-
-
-@patch(set_prop=True)
-def oof(self: Learner, value):  # noqa: F811
-    if value is None: _oofs.pop(self, None)
-    elif isinstance(value, OutOfFold): _oofs[self] = value
+def _set_oof(learn, value):
+    if value is None: _oofs.pop(learn, None)
+    elif isinstance(value, OutOfFold): _oofs[learn] = value
     else: raise TypeError(f"oof is a {type(value).__name__}: set an OutOfFold, for example OutOfFold.load(path)")
+
+
+Learner.oof = property(_oofs.get, _set_oof, doc="The `OutOfFold` of the training set, or None; `export` leaves it out")
 
 
 class FoldLearners:
@@ -155,7 +152,8 @@ class FoldLearners:
                 raise ValueError("the training set has fewer than two classes: there is nothing to confuse")
             self.fold = fold_numbers(self.targets, n_folds, splits, seed)
             self.items = item_ids(learn.dls.train_ds, learn.path)
-            self.snapshot = copy_model(learn.model)
+            hooks = {o.hook.id for cb in learn.cbs.filter(risinstance(HookCallback)) for o in getattr(cb, 'hooks', ())}
+            self.snapshot = copy_model(learn.model, [learn, learn.dls, *learn.cbs], hooks)
         self.n_folds = int(self.fold.max()) + 1
         self.config = dict(n_folds=self.n_folds, seed=seed, splits='stratified' if splits is None else
                            type(splits).__name__, model=type(learn.model).__name__, fits=[])

@@ -1,4 +1,5 @@
 "ConfidentLearningCallback on every kind of data, its refusals, interruptions, and what it leaves behind"
+import copy
 import warnings
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 from conftest import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.hook import ActivationStats, HookCallback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, Datasets
@@ -68,7 +70,8 @@ def test_images_of_every_source_give_probabilities(kind, num_workers, digit_fold
     if kind in ('folder', 'block'): assert all(len(o.split('/')) == 2 and (root/o).is_file() for o in learn.oof.items)
 
 
-@pytest.mark.parametrize('cb', [MixUp, CutMix, partial(MixedPrecision, 'bf16')], ids=['mixup', 'cutmix', 'bf16'])
+@pytest.mark.parametrize('cb', [MixUp, CutMix, MixedPrecision, partial(MixedPrecision, 'bf16'), ActivationStats],
+                         ids=['mixup', 'cutmix', 'fp16', 'bf16', 'hooks'])
 def test_images_with_training_callbacks_give_probabilities(cb, digit_folder):
     root, df = digit_folder
     dls = ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, device='cpu')
@@ -76,6 +79,26 @@ def test_images_with_training_callbacks_give_probabilities(cb, digit_folder):
     learn.fit_one_cycle(1, cbs=ConfidentLearningCallback(2))
     check(learn, len(dls.train_ds), 10)
     assert isinstance(learn.loss_func, LabelSmoothingCrossEntropyFlat)
+
+
+def test_hooks_of_callbacks_see_the_persons_model_alone():
+    seen = []
+    class Counts(HookCallback):
+        def hook(self, m, i, o): seen.append(len(o))
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=Counts())
+    learn.fit(1)
+    alone = len(seen)
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=[Counts(), ConfidentLearningCallback(2)])
+    learn.fit(1)
+    assert len(seen) == 2*alone
+
+
+def test_splits_left_behind_by_a_copy_are_asked_for():
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2, splits=np.arange(40) % 2))
+    twin = copy.deepcopy(learn)
+    with pytest.raises(ValueError, match='splits was left behind'): twin.fit(1)
+    learn.fit(1)
+    assert np.array_equal(learn.oof.fold, np.arange(40) % 2)
 
 
 # text

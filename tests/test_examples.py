@@ -1,0 +1,59 @@
+"The examples run, on small data, and return what they computed"
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1]/'examples'
+
+
+def main(name): return runpy.run_path(str(EXAMPLES/name))['main']
+
+
+def test_quickstart_finds_planted_errors_and_writes_both_files(tmp_path):
+    res = main('quickstart.py')(out=tmp_path, epochs=4, n_folds=3)
+    assert res['planted'] == 144 and res['found'] > 100 and res['precision'] > .8 and res['auprc'] > .8
+    assert res['accuracy_after'] > .9
+    df = pd.read_csv(tmp_path/'noisy.csv')
+    assert len(df) == res['flagged'] and list(df.columns)[-2:] == ['predictions', 'confidence']
+    assert ((df.label != df.true).mean() == pytest.approx(res['precision']))
+    assert Image.open(tmp_path/'noisy.png').size[0] > 300
+
+
+@pytest.mark.parametrize('kind', ['folder', 'csv'])
+def test_quickstart_runs_on_a_persons_own_images(kind, digit_folder, tmp_path):
+    root, df = digit_folder
+    data = root
+    if kind == 'csv':
+        data = root/'labels.csv'
+        df.to_csv(data, index=False)
+    files = sorted(root.rglob('*'))
+    res = main('quickstart.py')(data=data, out=tmp_path, epochs=1, n_folds=2, size=16)
+    assert res['items'] == 64 and (tmp_path/'noisy.csv').exists() and sorted(root.rglob('*')) == files
+
+
+@pytest.mark.parametrize('content, match', [(None, 'does not exist'), ('a,b\n1,2\n', 'label and path'),
+                                            ('path,label\nx.png,1\n', '1 missing files')])
+def test_quickstart_names_what_is_wrong_with_a_persons_data(content, match, tmp_path):
+    data = tmp_path/'data.csv'
+    if content: data.write_text(content)
+    with pytest.raises(SystemExit, match=match): main('quickstart.py')(data=data, out=tmp_path/'out')
+
+
+def test_cifar10n_benchmark_prints_its_table(tmp_path, capsys):
+    rng, rows = np.random.default_rng(0), []
+    for i in range(120):
+        true, split = i % 10, 'train' if i < 90 else 'test'
+        (tmp_path/split).mkdir(exist_ok=True)
+        pixels = rng.integers(0, 60, (32, 32, 3)) + 15*true
+        Image.fromarray(pixels.astype('uint8')).save(tmp_path/split/f'{i}.png')
+        rows.append((f'{split}/{i}.png', split, f'c{true}', f'c{(true + 1) % 10}' if i % 9 == 0 else f'c{true}'))
+    pd.DataFrame(rows, columns=['path', 'split', 'true', 'worse']).to_csv(tmp_path/'labels.csv', index=False)
+    table = main('benchmarks/cifar10n.py')(data=tmp_path, columns='worse', epochs=1, bs=16, n_folds=2)
+    assert table['items'].item() == 90 and 0 < table['auprc'].item() <= 1 and table['ratio'].item() > 1
+    assert 'auprc' in capsys.readouterr().out
+
+

@@ -1,0 +1,100 @@
+"Splits by property, and views of data sets"
+import numpy as np
+import pytest
+import torch
+from conftest import digit_dls
+from fastai.text.models.awdlstm import AWD_LSTM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
+
+from fastai_clean.folds import copy_model, fold_dls, fold_numbers, item_ids
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=6, max_size=80), st.integers(2, 6), st.integers(0, 99))
+def test_folds_share_items_and_every_class_evenly(targets, n_folds, seed):
+    fold = fold_numbers(targets, n_folds, seed=seed)
+    assert np.ptp(np.bincount(fold, minlength=n_folds)) <= 1
+    for c in set(targets): assert np.ptp(np.bincount(fold[np.array(targets) == c], minlength=n_folds)) <= 1
+    assert np.array_equal(fold, fold_numbers(targets, n_folds, seed=seed))
+
+
+def test_folds_depend_on_the_seed_and_touch_no_global_state():
+    targets, state = np.arange(40) % 4, np.random.get_state()[1].copy()
+    assert not np.array_equal(fold_numbers(targets, 4, seed=0), fold_numbers(targets, 4, seed=1))
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=40, max_size=60), st.integers(0, 99))
+def test_groups_stay_in_one_fold(groups, seed):
+    if len(set(groups)) <= 3: return
+    fold = fold_numbers(np.arange(len(groups)) % 3, 3, splits=[f'g{o}' for o in groups], seed=seed)
+    assert all(len(set(fold[np.array(groups) == g])) == 1 for g in groups)
+
+
+def test_fold_numbers_are_taken_as_they_are():
+    splits = np.arange(30) % 3
+    assert np.array_equal(fold_numbers(np.zeros(30), 3, splits), splits)
+
+
+@pytest.mark.parametrize('splitter', [KFold(3), StratifiedKFold(3), GroupKFold(3)])
+def test_scikit_learn_splitters_are_followed(splitter):
+    targets = np.arange(30) % 5
+    if isinstance(splitter, GroupKFold):
+        with pytest.raises(ValueError): fold_numbers(targets, splits=splitter)
+        return
+    fold = fold_numbers(targets, splits=splitter)
+    for k, (_, test) in enumerate(splitter.split(targets, targets)): assert all(fold[test] == k)
+
+
+@pytest.mark.parametrize('splitter', [ShuffleSplit(3), RepeatedKFold(n_splits=3, n_repeats=2), TimeSeriesSplit(3)])
+def test_splitters_that_do_not_hold_out_each_item_once_are_refused(splitter):
+    with pytest.raises(ValueError, match=type(splitter).__name__): fold_numbers(np.arange(30) % 5, splits=splitter)
+
+
+@pytest.mark.parametrize('n_folds, splits, match', [
+    (3, np.arange(9), 'there are 10 training items'), (5, np.arange(10) % 2, 'pass n_folds=2'),
+    (2, [0, 1, None]*3 + [1], 'missing values'), (11, None, 'only 10'), (1, None, 'at least 2')])
+def test_impossible_splits_are_refused(n_folds, splits, match):
+    with pytest.raises(ValueError, match=match): fold_numbers(np.arange(10) % 2, n_folds, splits)
+
+
+def test_fold_loaders_hold_the_right_items_and_leave_the_persons_alone():
+    dls = digit_dls(range(40), range(40, 50), shuffle=True)
+    held = np.arange(40) % 4 == 1
+    before = dls.train.rng.getstate(), dls.train_ds.split_idx, dls.valid_ds.split_idx
+    fold = fold_dls(dls, held)
+    assert list(fold.train_ds.items) == list(np.flatnonzero(~held))
+    assert list(fold.valid_ds.items) == list(np.flatnonzero(held))
+    assert fold.train.shuffle and not fold.valid.shuffle and not fold.valid.drop_last
+    assert (fold.train_ds.split_idx, fold.valid_ds.split_idx) == (0, 1)
+    assert (dls.train.rng.getstate(), dls.train_ds.split_idx, dls.valid_ds.split_idx) == before
+
+
+def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
+    class Items:
+        def __init__(self, items): self.items = items
+        def __len__(self): return len(self.items)
+    import pandas as pd
+    assert item_ids(Items([tmp_path/'a'/'b.png']), tmp_path) == ['a/b.png']
+    assert item_ids(Items(pd.DataFrame({'x': [1, 2]}, index=[7, 'k']))) == ['7', 'k']
+    short, long, lines = item_ids(Items(['hello', 'x'*500, 'a\nb']))
+    assert short == 'hello' and long.startswith('sha1:') and lines.startswith('sha1:') and long != lines
+    assert item_ids(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
+    assert item_ids([10, 20]) == ['0', '1']
+
+
+def test_copy_of_an_awd_lstm_computes_the_same_with_weights_of_its_own():
+    model = AWD_LSTM(20, 6, 8, 2).eval()
+    x = torch.randint(0, 20, (2, 5))
+    model(x)
+    twin = copy_model(model)
+    model.reset()
+    twin.reset()
+    assert torch.equal(model(x), twin(x))
+    with torch.no_grad():
+        for p in twin.parameters(): p.add_(1)
+    assert not torch.equal(model(x), twin(x))
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}

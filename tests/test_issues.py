@@ -1,0 +1,124 @@
+"The issue table against cleanlab called directly, and by property"
+import cleanlab
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastai_clean.all import FILTERS, SCORES, confident_joint, find_issues, label_quality, noise_matrix, noise_rate
+
+
+def case(seed, n=60, c=4, dtype=np.float32, sharp=1.):
+    "Labels and probabilities that agree more often than by chance"
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(c), rng.integers(0, c, n - c)])
+    probs = rng.dirichlet(np.full(c, .5), n)
+    probs[np.arange(n), labels] += sharp*rng.random(n)
+    return labels, (probs/probs.sum(1, keepdims=True)).astype(dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), c=st.integers(2, 6), filter_by=st.sampled_from(FILTERS),
+       score=st.sampled_from(SCORES), dtype=st.sampled_from([np.float32, np.float64]))
+def test_table_equals_cleanlab_for_every_filter_and_score(seed, c, filter_by, score, dtype):
+    labels, probs = case(seed, c=c, dtype=dtype)
+    df = find_issues(labels, probs, filter_by, score).sort_index()
+    assert np.array_equal(df.is_issue, cleanlab.filter.find_label_issues(labels, probs, filter_by=filter_by, n_jobs=1))
+    assert np.array_equal(df.label_quality, cleanlab.rank.get_label_quality_scores(labels, probs, method=score))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), c=st.integers(2, 6), score=st.sampled_from(SCORES))
+def test_table_is_sorted_complete_and_keeps_positions(seed, c, score):
+    labels, probs = case(seed, c=c)
+    names = [f'class {i}' for i in range(c)]
+    df = find_issues(labels, probs, score=score, vocab=names, items=[f'item {i}' for i in range(len(labels))])
+    assert df.label_quality.is_monotonic_increasing and sorted(df.index) == list(range(len(labels)))
+    assert list(df.columns) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
+    assert all(df.item == [f'item {i}' for i in df.index])
+    assert all(df.given == [names[labels[i]] for i in df.index])
+    assert all(df.predicted == [names[probs[i].argmax()] for i in df.index])
+    assert np.array_equal(df.confidence, probs[df.index].max(1))
+
+
+def test_ties_keep_the_order_of_the_data_set():
+    df = find_issues([0, 1]*10, np.full((20, 2), .5))
+    assert list(df.index) == list(range(20))
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_noise_estimates_equal_cleanlab(seed):
+    labels, probs = case(seed, 200)
+    joint = cleanlab.count.compute_confident_joint(labels, probs)
+    assert np.array_equal(confident_joint(labels, probs), joint)
+    assert np.array_equal(noise_matrix(labels, probs), cleanlab.count.estimate_latent(joint, labels)[1])
+    assert noise_rate(labels, probs) == pytest.approx(1 - np.trace(cleanlab.count.estimate_joint(labels, probs)))
+
+
+def test_planted_noise_rate_is_estimated():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 3000)
+    probs = np.full((3000, 3), .02)
+    probs[np.arange(3000), true] = .96
+    labels = np.where(rng.random(3000) < .2, (true + 1) % 3, true)
+    assert noise_rate(labels, probs) == pytest.approx((labels != true).mean(), abs=1e-6)
+    found = find_issues(labels, probs).sort_index().is_issue
+    assert (found == (labels != true)).mean() > .999
+
+
+@pytest.mark.parametrize('kind', [list, pd.Series, torch.tensor, lambda o: np.array(o, dtype=np.int8)])
+def test_labels_of_every_type_give_the_same_table(kind):
+    labels, probs = case(0)
+    expected = find_issues(labels, probs)
+    assert find_issues(kind(labels.tolist()), probs).equals(expected)
+    assert find_issues(labels, torch.tensor(probs)).equals(expected)
+
+
+def test_label_names_are_looked_up_in_the_vocab():
+    labels, probs = case(0)
+    names = list('wxyz')
+    assert find_issues([names[i] for i in labels], probs, vocab=names).equals(find_issues(labels, probs, vocab=names))
+
+
+LABELS, PROBS = case(1)
+
+
+def broken(row, values):
+    probs = PROBS.copy()
+    probs[row] = values
+    return probs
+
+
+@pytest.mark.parametrize('labels, probs, kw, error, match', [
+    (LABELS[:-1], PROBS, {}, ValueError, r'labels has shape \(59,\), but pred_probs has 60 rows'),
+    (LABELS[:, None], PROBS, {}, ValueError, r'labels has shape \(60, 1\)'),
+    (LABELS, PROBS[:, 0], {}, ValueError, r'pred_probs has shape \(60,\)'),
+    (LABELS[:0], PROBS[:0], {}, ValueError, 'at least 1 item'),
+    (LABELS*0, PROBS[:, :1], {}, ValueError, '2 classes'),
+    (LABELS, broken(3, np.nan), {}, ValueError, 'NaN or infinite values in 1 rows, first in row 3'),
+    (LABELS, broken(3, np.inf), {}, ValueError, 'first in row 3'),
+    (LABELS, broken(5, [2, -1, 0, 0]), {}, ValueError, 'first row 5 with values from -1 to 2'),
+    (LABELS, broken(5, [.2, .2, .2, .2]), {}, ValueError, 'sum 0.8'),
+    (LABELS, np.log(PROBS), {}, ValueError, 'not logits'),
+    (LABELS, PROBS.astype(str), {}, TypeError, 'numeric'),
+    (LABELS + 1, PROBS, {}, ValueError, r'outside the vocab, first 4 .* must be 0..3'),
+    (LABELS - 1, PROBS, {}, ValueError, 'outside the vocab, first -1'),
+    (LABELS.astype(float), PROBS, {}, TypeError, 'dtype float64'),
+    (np.where(LABELS == 2, np.nan, LABELS), PROBS, {}, ValueError, 'missing values'),
+    (list('wxyq')*15, PROBS, dict(vocab=list('wxyz')), ValueError, "outside the vocab, for example 'q'"),
+    (list('wxyz')*15, PROBS, {}, TypeError, 'vocab='),
+    (LABELS, PROBS, dict(vocab=list('wxy')), ValueError, '4 columns'),
+    (LABELS, PROBS, dict(vocab=list('wxyy')), ValueError, '3 different names in 4'),
+    (LABELS, PROBS, dict(items=['a']), ValueError, 'items has 1 names for 60'),
+    (LABELS, PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
+    (LABELS, PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
+])
+def test_bad_input_is_named(labels, probs, kw, error, match):
+    with pytest.raises(error, match=match): find_issues(labels, probs, **kw)
+
+
+def test_bad_input_is_named_by_every_function():
+    for f in (confident_joint, noise_matrix, noise_rate, label_quality):
+        with pytest.raises(ValueError, match='NaN'): f(LABELS, broken(3, np.nan))

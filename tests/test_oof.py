@@ -1,0 +1,86 @@
+"OutOfFold: what it holds, and that saving it never loses anything"
+import numpy as np
+import pytest
+from conftest import digit_dls, tiny_learn
+
+from fastai_clean.all import CleanInterpretation, OutOfFold
+
+PROBS = np.array([[.9, .1], [.2, .8], [.6, .4]], dtype=np.float32)
+
+
+def oof(**kw): return OutOfFold(PROBS, [0, 1, 1], **{'fold': [0, 1, 0], 'items': ['a/b.png', 'ü', '<img>'], **kw})
+
+
+@pytest.mark.parametrize('vocab', [['cat', 'dög <b>'], [0, 1], np.array([3, 4]), [True, False], [.5, 1.5]])
+def test_saved_and_loaded_is_the_same_without_pickle(vocab, tmp_path):
+    one = oof(vocab=vocab, config=dict(n_folds=2))
+    two = OutOfFold.load(one.save(tmp_path/'new'/'oof'))
+    for name in ('pred_probs', 'targets', 'fold'):
+        assert np.array_equal(getattr(one, name), getattr(two, name))
+        assert getattr(one, name).dtype == getattr(two, name).dtype
+    assert (two.items, two.vocab, two.config) == (one.items, list(vocab), {'n_folds': 2})
+    assert sorted(o.name for o in (tmp_path/'new'/'oof').iterdir()) == [
+        'fold.npy', 'oof.json', 'pred_probs.npy', 'targets.npy']
+    assert [o.name for o in (tmp_path/'new').iterdir()] == ['oof']
+
+
+def test_saving_over_something_else_is_refused(tmp_path):
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'thesis.txt').write_text('years')
+    for path in (tmp_path/'mine', tmp_path/'mine'/'thesis.txt'):
+        with pytest.raises(FileExistsError, match='other files'): oof().save(path, overwrite=True)
+    assert (tmp_path/'mine'/'thesis.txt').read_text() == 'years'
+    path = oof().save(tmp_path/'oof')
+    with pytest.raises(FileExistsError, match='overwrite=True'): oof().save(path)
+    oof(items=['x', 'y', 'z']).save(path, overwrite=True)
+    assert OutOfFold.load(path).items == ['x', 'y', 'z']
+
+
+def test_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    path = oof().save(tmp_path/'oof')
+    def full(*_, **__): raise OSError('disk full')
+    monkeypatch.setattr(np, 'save', full)
+    with pytest.raises(OSError): oof(items=list('xyz')).save(path, overwrite=True)
+    with pytest.raises(OSError): oof().save(tmp_path/'other')
+    monkeypatch.undo()
+    assert OutOfFold.load(path).items == oof().items and [o.name for o in tmp_path.iterdir()] == ['oof']
+
+
+def test_loading_what_is_no_oof_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match='oof.json'): OutOfFold.load(tmp_path)
+    path = oof().save(tmp_path/'oof')
+    (path/'fold.npy').unlink()
+    with pytest.raises(FileNotFoundError, match='fold.npy missing'): OutOfFold.load(path)
+    np.save(path/'fold.npy', [1])
+    with pytest.raises(ValueError, match='fold has length 1'): OutOfFold.load(path)
+
+
+def test_vocab_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(TypeError, match='vocab'): oof(vocab=[('a', 'b'), 'c']).save(tmp_path/'oof')
+    assert not (tmp_path/'oof').exists()
+
+
+@pytest.mark.parametrize('kw, match', [
+    (dict(items=['a']), 'items has length 1'), (dict(fold=[0]), 'fold has length 1'), (dict(vocab=['a']), 'vocab')])
+def test_lengths_that_do_not_fit_are_named(kw, match):
+    with pytest.raises(ValueError, match=match): oof(**kw)
+
+
+def test_probabilities_made_elsewhere_are_checked_and_used():
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)))
+    given = [int(learn.dls.train_ds[i][1]) for i in range(40)]
+    probs = np.full((40, 10), .01)
+    probs[range(40), given] = .91
+    probs[7] = np.eye(10)[(given[7] + 1) % 10]
+    learn.oof = OutOfFold.from_arrays(given, probs, items=range(40), vocab=range(10))
+    assert CleanInterpretation.from_learner(learn).noisy_idxs().tolist() == [7]
+    with pytest.raises(ValueError, match='sum'): OutOfFold.from_arrays(given, probs*2)
+    with pytest.raises(TypeError, match='oof is a str'): learn.oof = 'path'
+    learn.oof = None
+    assert learn.oof is None
+
+
+def test_row_of_an_unfinished_fold_is_not_done():
+    probs = PROBS.copy()
+    probs[1] = np.nan
+    assert OutOfFold(probs, [0, 1, 1]).done.tolist() == [True, False, True]
