@@ -11,6 +11,7 @@ import torch
 from fastai.data.core import Datasets
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.tabular.core import Tabular
+from fastai.text.core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP
 from fastai.torch_core import to_cpu
 from fastcore.basics import detuplify
 from fastcore.foundation import L
@@ -127,7 +128,9 @@ class CleanInterpretation(ClassificationInterpretation):
         x, tl = (ds.tls[0][i], ds.tls[0]) if isinstance(ds, Datasets) else (ds[i][0], None)
         if hasattr(x, 'convert'): return np.asarray(x.convert('RGB'))
         if isinstance(x, torch.Tensor) and (tl is None or x.ndim > 1): return _as_image(x)
-        return str(x if tl is None else tl.decode(x))
+        if tl is None: return str(x)
+        row = ds.items.iloc[i] if isinstance(ds.items, pd.DataFrame) else {}
+        return _readable(row['text'] if 'text' in row and is_listy(row['text']) else str(tl.decode(x)).split(' '))
 
     def to_csv(self,
         path,  # File to write
@@ -143,7 +146,7 @@ class CleanInterpretation(ClassificationInterpretation):
         ds, items = self.dl.dataset, getattr(self.dl.dataset, 'items', None)
         if isinstance(ds, Tabular): df = _decoded_frame(ds).iloc[rows.index]
         elif isinstance(items, pd.DataFrame):
-            df = items.iloc[rows.index].map(lambda o: ' '.join(map(str, o)) if is_listy(o) else o)
+            df = items.iloc[rows.index].map(lambda o: _readable(o) if is_listy(o) else o)
         else: df = pd.DataFrame({'path': rows.item.to_numpy(), 'label': rows.given.to_numpy()})
         df = df.assign(predictions=rows.predicted.to_numpy(), confidence=rows.confidence.to_numpy())
         tmp = path.with_name(f'.{path.name}-{uuid4().hex}')
@@ -189,6 +192,20 @@ def _check_oof(oof, targs, items):
 def _decoded_frame(to):
     "The DataFrame of a Tabular in the user's values"
     return to.new(to.items).decode().items
+
+
+def _readable(tokens):
+    "The text of fastai's tokens, its marks for capitals and repetitions undone"
+    res, tokens = [], iter(map(str, tokens))
+    for o in tokens:
+        if o in (BOS, PAD): continue
+        if o == TK_MAJ: o = next(tokens, '').capitalize()
+        elif o == TK_UP: o = next(tokens, '').upper()
+        elif o in (TK_REP, TK_WREP):
+            n, sep = next(tokens, ''), ' ' if o == TK_WREP else ''
+            o = sep.join([next(tokens, '')]*min(int(n), 100)) if n.isdecimal() else f'{o} {n}'
+        res.append(o)
+    return ' '.join(res)
 
 
 def _as_image(x):

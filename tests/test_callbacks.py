@@ -1,6 +1,7 @@
 "ConfidentLearningCallback on every kind of data, its refusals, interruptions, and what it leaves behind"
 import copy
 import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import ActivationStats, HookCallback
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Categorize, get_image_files, parent_label
@@ -23,7 +24,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.tabular.all import Categorify, Normalize, TabDataLoader, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, SortedDL, TextDataLoaders, text_classifier_learner
 from fastai.torch_core import TensorMultiCategory
-from fastai.vision.all import ImageBlock, ImageDataLoaders, aug_transforms
+from fastai.vision.all import ImageBlock, ImageDataLoaders, MaskBlock, aug_transforms
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -310,6 +311,22 @@ def test_language_model_is_refused(tweets):
 def test_targets_that_are_no_classes_are_refused(y, match): refused(tiny_learn(simple(y)), match)
 
 
+@pytest.mark.parametrize('block, match', [(None, 'regression'), (RegressionBlock(), 'regression')])
+def test_tabular_regression_is_refused(block, match, table):
+    to = TabularPandas(table.assign(y=range(150)), [Categorify], ['cat'], ['num'], 'y', y_block=block,
+                       splits=(list(range(120)), list(range(120, 150))))
+    refused(quiet(tabular_learner(to.dataloaders(bs=16, device='cpu'), layers=[8])), match)
+
+
+@pytest.mark.parametrize('block, y, match', [
+    (RegressionBlock(), lambda i: float(i), 'regression'), (MultiCategoryBlock(), lambda i: ['a', 'b'], 'multi-label'),
+    (MaskBlock(), lambda i: np.zeros((8, 8), np.uint8), 'segmentation')])
+def test_blocks_that_are_no_classes_are_refused(block, y, match):
+    dls = DataBlock((TransformBlock(), block), get_x=lambda i: PIXELS[i], get_y=y).dataloaders(
+        list(range(40)), bs=8, num_workers=0, device='cpu')
+    refused(tiny_learn(dls, loss_func=CrossEntropyLossFlat()), match)
+
+
 def test_unlabelled_data_is_refused():
     ds = Datasets(range(40), [[lambda i: PIXELS[i]]], n_inp=1, splits=[range(30), range(30, 40)])
     refused(tiny_learn(ds.dataloaders(bs=8, num_workers=0, device='cpu')), 'no labels')
@@ -452,6 +469,16 @@ def test_export_stays_small_and_loads(tmp_path):
         warnings.simplefilter('ignore')
         again = load_learner(tmp_path/'cl.pkl')
     assert again.oof is None and again.confident_learning.oof is None and again.confident_learning.n_folds == 2
+
+
+def test_folds_show_a_progress_bar_unless_the_learner_shows_none(capsys):
+    def printed(bar):
+        learn = Learner(digit_dls(range(40), range(40, 50)), tiny_model(), CrossEntropyLossFlat())
+        with nullcontext() if bar else learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=ConfidentLearningCallback(2))
+        return capsys.readouterr().out
+    shown = printed(True)
+    assert 'fold 1 of 2' in shown and 'fold 2 of 2' in shown and printed(False) == ''
 
 
 def test_fit_that_trains_another_learner_is_refused():

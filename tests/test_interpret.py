@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
+from fastai_clean.interpret import _readable
 
 N = 200
 
@@ -171,3 +172,9 @@ def test_nothing_found_warns_and_shows_nothing():
     learn.oof.items = [str(i) for i in range(40)]
     with pytest.warns(UserWarning, match='no label issues'): assert not len(
         CleanInterpretation.from_learner(learn).plot_noisy())
+
+
+@pytest.mark.parametrize('tokens, text', [
+    ('xxbos xxmaj we xxup wow xxrep 3 ! ok', 'We WOW !!! ok'), ('xxwrep 2 no xxunk', 'no no xxunk'), ('xxmaj', ''),
+    ('xxrep 999999999 a', 'a'*100), ('xxrep x y', 'xxrep x y')])
+def test_texts_are_shown_as_people_write_them(tokens, text): assert _readable(tokens.split()) == text
