@@ -96,14 +96,14 @@ def check_opt_func(
 
 def check_probs(
     probs,  # Float tensor (n, c), as the Learner's `get_preds` gave it
-    n,  # Number of items that were to be predicted
+    n=None,  # Number of items that were to be predicted, where known
     c=None,  # Number of classes, where known
 ) -> np.ndarray:  # (n, c) float32
-    "`probs` as an array, or a ValueError that says why it cannot be the class probabilities of `n` items"
+    "`probs` as an array, or a ValueError that says why it cannot be class probabilities"
     if not isinstance(probs, torch.Tensor) or probs.ndim != 2:
         found = f"shape {tuple(probs.shape)}" if isinstance(probs, torch.Tensor) else f"a {type(probs).__name__}"
         raise ValueError(f"the model's predictions are {found}, not (n, classes): one output a class is needed")
-    if len(probs) != n:
+    if n is not None and len(probs) != n:
         raise ValueError(f"the model predicted {len(probs)} of {n} items: some were skipped while loading "
                          "(SkipItemException?); leave them out of the data set")
     if c is not None and probs.shape[1] != c:

@@ -7,15 +7,14 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from fastai.callback.hook import HookCallback
 from fastai.learner import Learner, SkipToEpoch
 from fastai.torch_core import no_random
-from fastcore.basics import patch, risinstance
+from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .checks import check_labels_probs, check_opt_func, check_probs, infer_act
 from .folds import copy_model, fold_numbers, item_ids, labels_of
-from .replay import FitRecord, FoldLearner, InFold, fold_bar
+from .replay import FitRecord, FoldLearner, InFold, fold_bar, snapshot
 
 __all__ = ['OutOfFold', 'FoldLearners']
 
@@ -152,11 +151,10 @@ class FoldLearners:
                 raise ValueError("the training set has fewer than two classes: there is nothing to confuse")
             self.fold = fold_numbers(self.targets, n_folds, splits, seed)
             self.items = item_ids(learn.dls.train_ds, learn.path)
-            hooks = {o.hook.id for cb in learn.cbs.filter(risinstance(HookCallback)) for o in getattr(cb, 'hooks', ())}
-            self.snapshot = copy_model(learn.model, [learn, learn.dls, *learn.cbs], hooks)
+            self.snapshot = snapshot(learn)
         self.n_folds = int(self.fold.max()) + 1
-        self.config = dict(n_folds=self.n_folds, seed=seed, splits='stratified' if splits is None else
-                           type(splits).__name__, model=type(learn.model).__name__, fits=[])
+        self.config = dict(n_folds=self.n_folds, seed=seed, model=type(learn.model).__name__,
+                           splits='stratified' if splits is None else type(splits).__name__)
         self.fits, self.folds, self.pred_probs = [], {}, None
 
     def _random(self, *keys):
@@ -168,17 +166,20 @@ class FoldLearners:
     def prepare(self,
         record,  # The FitRecord of the fit that begins
     ):
-        """Copy what the folds need of a fit before it changes, and see that a fold Learner can be built.
+        """Copy what the folds need of a fit before it changes, and see that a fold Learner can be built and predicts.
 
-        Raises ValueError where the training set is no longer the one that was split, TypeError where the data, the
-        optimizer or a callback cannot be copied."""
+        Raises ValueError where the training set is no longer the one that was split or the outputs are no class
+        probabilities, TypeError where the data, the optimizer or a callback cannot be copied."""
         with self._random():
             if self.fits and record.dls is not self.fits[-1].dls and not np.array_equal(
                     labels_of(record.dls.train)[0], self.targets):
                 raise ValueError("learn.dls has other training labels than in the fit before: make a new Learner "
                                  "and a new callback for them")
             record.copy_parts(self.leave_out)
-            self._new_fold().set_up(record, self.fold == 0)
+            fold = self._new_fold()
+            with fold.learn.added_cbs(fold.set_up(record, self.fold == 0)):
+                dl = fold.learn.dls.valid
+                self._probs(fold.learn, [dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))])
 
     def follow(self,
         record=None,  # The FitRecord of a fit that has ended; None: only finish what was interrupted
@@ -188,7 +189,6 @@ class FoldLearners:
         When interrupted, `learn.oof` holds the folds that were finished; the next call takes up there."""
         if record is not None:
             self.fits.append(record)
-            self.config['fits'].append(dict(n_epoch=record.n_epoch, frozen_idx=record.frozen_idx))
             self.pred_probs = None
         for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
             if self.pred_probs is None or np.isnan(self.pred_probs[self.fold == k]).any(): self._follow(k, tick)
@@ -197,8 +197,7 @@ class FoldLearners:
         fold = self.folds.pop(k, None) or self._new_fold()
         for j, record in enumerate(self.fits[fold.n_done:], fold.n_done):
             with self._random(k, j):
-                run = InFold(tick)
-                run.stop_at = record.stop_at
+                run = InFold(tick, record.stop_at)
                 with fold.learn.added_cbs([*fold.set_up(record, self.fold == k), run]):
                     fold.repeat(record)
                     if j == len(self.fits) - 1: self._predict(k, fold.learn)
@@ -210,7 +209,7 @@ class FoldLearners:
         fit,  # Function that trains the Learner it is given
     ):
         "Have `fit` train each fold Learner, predict the folds, set `learn.oof`; raises ValueError if it trains none"
-        with self._random(): record.copy_parts(self.leave_out)
+        self.prepare(record)
         for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
             with self._random(k, 0):
                 fold, run = self._new_fold(), InFold(tick)
@@ -223,12 +222,16 @@ class FoldLearners:
 
     def _predict(self, k, learn):
         held_out = self.fold == k
-        learn.remove_cbs(SkipToEpoch)
-        probs = check_probs(learn.get_preds(dl=learn.dls.valid, act=self.act)[0], held_out.sum(),
-                            None if self.vocab is None else len(self.vocab))
+        probs = self._probs(learn, learn.dls.valid, held_out.sum())
         if self.pred_probs is None: self.pred_probs = np.full((len(self.fold), probs.shape[1]), np.nan, np.float32)
         self.pred_probs[held_out] = probs
-        self.learn.oof = OutOfFold(self.pred_probs.copy(), self.targets, self.fold, self.items, self.vocab, self.config)
+        arrays = (o.copy() for o in (self.pred_probs, self.targets, self.fold))
+        self.learn.oof = OutOfFold(*arrays, self.items, self.vocab,
+                                   {**self.config, 'n_epoch': [o.n_epoch for o in self.fits]})
+
+    def _probs(self, learn, dl, n=None):
+        learn.remove_cbs(SkipToEpoch)
+        return check_probs(learn.get_preds(dl=dl, act=self.act)[0], n, None if self.vocab is None else len(self.vocab))
 
 
 @patch

@@ -2,15 +2,16 @@
 import copy
 
 from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
+from fastai.callback.hook import HookCallback
 from fastai.learner import Learner
 from fastai.optimizer import Lookahead, OptimWrapper
 from fastcore.foundation import L
 from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 
-from .folds import fold_dls
+from .folds import copy_model, fold_dls
 
-__all__ = ['FitRecord', 'FoldLearner', 'InFold', 'fold_bar']
+__all__ = ['FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot']
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
@@ -34,6 +35,14 @@ def _groups(learn):
     "The position in the model of every parameter of every optimizer group"
     index = {id(p): i for i, p in enumerate(learn.model.parameters())}
     return [[index.get(id(p), -1) for p in pg] for pg in learn.opt.param_lists]
+
+
+def snapshot(
+    learn,  # The user's Learner
+):
+    "A copy of its model as it is, without the hooks that callbacks put on it"
+    hooks = [o.hook.id for cb in learn.cbs if isinstance(cb, HookCallback) for o in getattr(cb, 'hooks', ())]
+    return copy_model(learn.model, [learn, learn.dls, *learn.cbs], hooks)
 
 
 class FitRecord:
@@ -68,8 +77,8 @@ class FitRecord:
 
 class InFold(Callback):
     "In a fold Learner: no validation, stop where the user's Learner stopped, tell the progress bar"
-    order, stop_at, fitted, fitting = -5, None, False, False
-    def __init__(self, tick): self.tick = tick
+    order, fitted, fitting = -5, False, False
+    def __init__(self, tick, stop_at=None): self.tick, self.stop_at = tick, stop_at
     def before_train(self): self.fitting = self.fitted = True
     def after_fit(self): self.fitting = False
 

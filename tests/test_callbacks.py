@@ -358,6 +358,15 @@ def test_losses_without_class_probabilities_are_refused(loss, match):
     refused(tiny_learn(simple(lambda i: int(i) % 10), loss_func=loss), match, ValueError)
 
 
+def test_activation_that_gives_no_probabilities_is_refused():
+    refused(tiny_learn(simple(lambda i: int(i) % 10)), 'rows do not sum to 1', ValueError, act=lambda o: o)
+
+
+def test_model_with_other_outputs_than_classes_is_refused():
+    refused(tiny_learn(digit_dls(range(40), range(40, 50)), nn.Sequential(
+        nn.Flatten(), nn.Sequential(nn.Linear(64, 12)))), '12 outputs, but the vocab has 10', ValueError)
+
+
 @pytest.mark.parametrize('loss', [nn.CrossEntropyLoss(), nn.functional.cross_entropy,
                                   partial(nn.functional.cross_entropy, label_smoothing=.1)],
                          ids=['module', 'function', 'partial'])
