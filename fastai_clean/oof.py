@@ -79,8 +79,9 @@ class OutOfFold:
         Raises FileExistsError where `path` holds something else, or holds an OutOfFold and `overwrite` is False, and
         TypeError where a name of the vocab is not text, a number or a boolean."""
         path = Path(path)
-        odd = [o for o in self.vocab if not isinstance(o, (str, int, float, bool))]
-        if odd: raise TypeError(f"vocab holds {odd[0]!r} of type {type(odd[0]).__name__}: use text or numbers")
+        for o in self.vocab:
+            if not isinstance(o, (str, int, float)):
+                raise TypeError(f"vocab holds {o!r} of type {type(o).__name__}: use text or numbers")
         if path.exists():
             if not path.is_dir() or {o.name for o in path.iterdir()} - _FILES:
                 raise FileExistsError(f"path {path} holds other files: choose a new folder")
@@ -105,8 +106,8 @@ class OutOfFold:
     ):
         "Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing or does not fit"
         path = Path(path)
-        missing = sorted(o for o in _FILES if not (path/o).is_file())
-        if missing: raise FileNotFoundError(f"path {path} is no saved OutOfFold: {', '.join(missing)} missing")
+        if missing := sorted(o for o in _FILES if not (path/o).is_file()):
+            raise FileNotFoundError(f"path {path} is no saved OutOfFold: {', '.join(missing)} missing")
         meta = json.loads((path/'oof.json').read_text(encoding='utf-8'))
         arrays = {name: np.load(path/f'{name}.npy', allow_pickle=False) for name in _ARRAYS}
         return cls(**arrays, items=meta['items'], vocab=meta['vocab'], config=meta['config'])
@@ -158,8 +159,7 @@ class FoldLearners:
         self.fits, self.folds, self.pred_probs = [], {}, None
 
     def _random(self, *keys):
-        seed = np.random.SeedSequence([self.seed, *keys]).generate_state(1)[0] >> 1
-        return no_random(int(seed), reproducible=False)
+        return no_random(int(np.random.SeedSequence([self.seed, *keys]).generate_state(1)[0]) >> 1, reproducible=False)
 
     def _new_fold(self): return FoldLearner(self.learn, copy_model(self.snapshot), self.leave_out)
 
@@ -184,9 +184,7 @@ class FoldLearners:
     def follow(self,
         record=None,  # The FitRecord of a fit that has ended; None: only finish what was interrupted
     ):
-        """Repeat on each fold Learner the fits it has not seen, predict the folds, and set `learn.oof`.
-
-        When interrupted, `learn.oof` holds the folds that were finished; the next call takes up there."""
+        "Repeat on each fold Learner the fits it has not seen, predict the folds, set `learn.oof` fold by fold"
         if record is not None:
             self.fits.append(record)
             self.pred_probs = None
