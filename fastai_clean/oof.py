@@ -80,8 +80,7 @@ class OutOfFold:
         TypeError where a name of the vocab is not text, a number or a boolean."""
         path = Path(path)
         for o in self.vocab:
-            if not isinstance(o, (str, int, float)):
-                raise TypeError(f"vocab holds {o!r} of type {type(o).__name__}: use text or numbers")
+            if not isinstance(o, (str, int, float)): raise TypeError(f"vocab holds {o!r}: use text or numbers")
         if path.exists():
             if not path.is_dir() or {o.name for o in path.iterdir()} - _FILES:
                 raise FileExistsError(f"path {path} holds other files: choose a new folder")
