@@ -47,6 +47,7 @@ def _check_labels(labels, n, c, vocab):
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label an item")
     if pd.isna(y).any(): raise ValueError(f"labels has {pd.isna(y).sum()} missing values: label or leave out the items")
+    if y.dtype == object and all(isinstance(o, (int, np.integer)) for o in y): y = y.astype(np.int64)
     if y.dtype.kind not in 'iub':
         if vocab is None:
             raise TypeError(f"labels has dtype {y.dtype}: pass class indices 0..{c - 1}, or vocab= to name the columns")

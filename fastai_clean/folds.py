@@ -83,7 +83,7 @@ def labels_of(
     if isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__') or not hasattr(ds, '__len__'):
         raise TypeError(f"the data set is a {type(ds).__name__}, which cannot be indexed: out-of-fold training needs "
                         "a data set with __getitem__ and __len__")
-    if len(ds) == 0: raise ValueError("the data set is empty: there are no labels to check")
+    if len(ds) == 0: raise ValueError("the data set is empty (so are an exported Learner's): pass a labelled one")
     if isinstance(ds, Tabular):
         names = [o for o in ds.y_names if o in ds.items.columns]
         if len(names) > 1: raise TypeError(f"there are {len(names)} target columns {names}: one is needed")
@@ -117,8 +117,8 @@ def item_ids(
     ds,  # A data set: Datasets, Tabular, or any torch Dataset
     path=None,  # Folder that file paths are made relative to
 ) -> list[str]:
-    """Stable names of the items of `ds`: a file's relative path, a DataFrame's row label, a short text itself or the
-    hash of a long one; for a data set without items, the index by which it is read."""
+    """Stable names of the items of `ds`: a file's relative path, a DataFrame's row label, a number or a short text
+    itself, the hash of a long text; for a data set without such items, the index by which it is read."""
     items = getattr(ds, 'items', None)
     if items is None or callable(items): return [str(i) for i in range(len(ds))]
     if isinstance(items, (pd.DataFrame, pd.Series)): return [str(o) for o in items.index]
@@ -127,6 +127,7 @@ def item_ids(
 
 def _item_id(o, i, path):
     if is_listy(o) and len(o): o = o[0]
+    if isinstance(o, (int, np.integer)): return str(o)
     if isinstance(o, Path): return (o.relative_to(path) if path and o.is_relative_to(path) else o).as_posix()
     if isinstance(o, str): return o if len(o) < 200 and o.isprintable() else \
         'sha1:' + hashlib.sha1(o.encode(errors='surrogatepass')).hexdigest()
@@ -199,6 +200,7 @@ def plain_dl(
 def fold_dls(
     dls,  # DataLoaders of the user's Learner; only the training set is used
     held_out,  # Boolean mask (n,) of the training items to hold out
+    drop_single=False,  # Whether to leave out a last batch of one item, which batch normalization refuses
 ):
     "DataLoaders that train on the items not `held_out` and whose validation set is the held-out items, as they are"
     dl = dls.train
@@ -207,9 +209,10 @@ def fold_dls(
     if limit is not None: train = train[train < limit]
     if not len(train): raise ValueError("a fold has no training items: use fewer folds or other splits")
     size = dl.batch_size if not isinstance(dl, DataLoader) else dl.bs
-    bs = {} if size is None else {'bs': min(size, len(train))}
+    kw = {} if size is None else {'bs': min(size, len(train))}
+    if drop_single and kw and kw['bs'] > 1 and len(train) % kw['bs'] == 1: kw['drop_last'] = True
     res = copy.copy(dls)
-    res.loaders = [new_dl(dl, view(dl.dataset, train, 0), train, **bs),
+    res.loaders = [new_dl(dl, view(dl.dataset, train, 0), train, **kw),
                    plain_dl(dl, np.flatnonzero(held_out), dls[1] if len(dls.loaders) > 1 else None)]
     return res
 

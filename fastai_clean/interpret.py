@@ -110,7 +110,8 @@ class CleanInterpretation(ClassificationInterpretation):
         **kwargs,  # Passed to `plot_items`: ncols, figsize
     ) -> np.ndarray:  # Axes, one an item
         """Show the `k` likeliest label issues, fewer where fewer were found, with given and predicted label, the
-        prediction's confidence and the given label's quality; warns where none was found."""
+        prediction's confidence and the given label's quality. Warns where none was found; k < 1 raises ValueError."""
+        if k < 1: raise ValueError(f"k is {k}: show at least 1 item")
         rows = self.issues[self.issues.is_issue].head(k)
         if not len(rows):
             warn("no label issues were found: there is nothing to show; `issues` ranks all items", stacklevel=2)

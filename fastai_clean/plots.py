@@ -1,6 +1,7 @@
 "Arrays in, matplotlib Axes out"
 import math
 import textwrap
+import unicodedata
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,11 +29,17 @@ def plot_items(
     for ax, item, title in zip(axs.flat, items, titles):
         if isinstance(item, str): _draw_text(ax, item)
         else: ax.imshow(item, cmap='gray' if item.ndim == 2 else None)
-        ax.set_title(title, fontsize=9, parse_math=False, loc='left' if texts else 'center')
+        ax.set_title(_drawable(title), fontsize=9, parse_math=False, loc='left' if texts else 'center')
     return axs.flatten()[:len(items)]
 
 
 def _draw_text(ax, text, width=78, lines=8):
     shown = [o for line in text.splitlines() for o in textwrap.wrap(line, width) or ['']]
     if len(shown) > lines: shown = [*shown[:lines - 1], shown[lines - 1][:width - 2] + ' …']
-    ax.text(0, 1, '\n'.join(shown) or '(empty)', fontsize=8, va='top', parse_math=False, transform=ax.transAxes)
+    shown = _drawable('\n'.join(shown)) or '(empty)'
+    ax.text(0, 1, shown, fontsize=8, va='top', parse_math=False, transform=ax.transAxes)
+
+
+def _drawable(text):
+    "`text` without what no font can draw: control characters and halves of surrogate pairs"
+    return ''.join(o if o == '\n' or unicodedata.category(o) not in ('Cc', 'Cs') else '\ufffd' for o in text)

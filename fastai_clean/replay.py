@@ -8,6 +8,7 @@ from fastai.optimizer import Lookahead, OptimWrapper
 from fastcore.foundation import L
 from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .folds import copy_model, fold_dls
 
@@ -104,7 +105,7 @@ class FoldLearner:
     def set_up(self, record, held_out):
         "Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks"
         learn = self.learn
-        learn.dls = fold_dls(record.dls, held_out)
+        learn.dls = fold_dls(record.dls, held_out, any(isinstance(m, _BatchNorm) for m in learn.model.modules()))
         for name, value in record.config.items(): setattr(learn, name, value)
         if record.opt is not None: self._set_up_opt(record)
         main = record.dls

@@ -225,6 +225,13 @@ def test_batches_larger_than_a_fold_still_train():
     assert not any(map(torch.equal, untrained, cb.folds.folds[0].learn.model.parameters()))
 
 
+def test_last_batch_of_one_item_does_not_break_batch_normalization():
+    learn = tiny_learn(digit_dls(range(50), range(50, 60), bs=16))
+    learn.fit(1, cbs=ConfidentLearningCallback(3, splits=np.repeat([0, 1, 2], [17, 16, 17])))
+    check_folds = np.bincount(learn.oof.fold)
+    assert (50 - check_folds).tolist() == [33, 34, 33] and learn.oof.done.all()
+
+
 # alignment
 
 class Identity(nn.Module):

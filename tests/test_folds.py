@@ -83,7 +83,7 @@ def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
     short, long, lines = item_ids(Items(['hello', 'x'*500, 'a\nb']))
     assert short == 'hello' and long.startswith('sha1:') and lines.startswith('sha1:') and long != lines
     assert item_ids(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
-    assert item_ids([10, 20]) == ['0', '1']
+    assert item_ids(Items([7, np.int64(9)])) == ['7', '9'] and item_ids([10, 20]) == ['0', '1']
 
 
 def test_copy_of_an_awd_lstm_computes_the_same_with_weights_of_its_own():

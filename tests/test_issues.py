@@ -68,7 +68,8 @@ def test_planted_noise_rate_is_estimated():
     assert (found == (labels != true)).mean() > .999
 
 
-@pytest.mark.parametrize('kind', [list, pd.Series, torch.tensor, lambda o: np.array(o, dtype=np.int8)])
+@pytest.mark.parametrize('kind', [list, pd.Series, torch.tensor, lambda o: np.array(o, dtype=np.int8),
+                                  lambda o: np.array(o, dtype=object)])
 def test_labels_of_every_type_give_the_same_table(kind):
     labels, probs = case(0)
     expected = find_issues(labels, probs)

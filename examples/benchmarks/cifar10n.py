@@ -3,7 +3,7 @@
     python examples/benchmarks/cifar10n.py --data DIR
 
 DIR holds labels.csv (path, split, true and the noisy columns) and images.tar, or the images themselves. For each noisy
-column, one table row: the ranking by self-confidence against the true errors (AUROC, AUPRC; out-of-fold and, for
+column it prints: the ranking by self-confidence against the true errors (AUROC, AUPRC; out-of-fold and, for
 comparison, in-sample), the filters' F1, the seconds of the plain fit and of the fit with the callback, and their
 ratio. Both fits are measured in the same run."""
 import tarfile
@@ -69,13 +69,13 @@ def timed_fit(learn, epochs, lr, cbs=None):
 
 
 def measure(df, images, column, epochs, lr, bs, n_folds, seed):
-    "One row of the table"
+    "What one noisy column gives, name -> figure"
     plain = make_learner(df, images, column, bs, seed)
     seconds = timed_fit(plain, epochs, lr)
     learn = make_learner(df, images, column, bs, seed)
     seconds_oof = timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed))
     interp = CleanInterpretation.from_learner(learn)
-    train = df[df.split == 'train'].iloc[interp.issues.index.sort_values()]
+    train = df.iloc[[int(o) for o in interp.items]]
     wrong = (train[column] != train.true).to_numpy()
 
     def in_order(table, name): return table.sort_index()[name].to_numpy()
@@ -84,7 +84,8 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed):
                auroc=roc_auc_score(wrong, doubt), auprc=average_precision_score(wrong, doubt))
     for name in ('prune_by_noise_rate', 'predicted_neq_given', 'prune_by_class'):
         row[f'f1_{name}'] = f1_score(wrong, in_order(interp.find_issues(name), 'is_issue'))
-    preds, targs = plain.get_preds(dl=plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True))
+    train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
+    with plain.no_bar(): preds, targs = plain.get_preds(dl=train_dl)
     row |= dict(auprc_in_sample=average_precision_score(wrong, 1 - preds[range(len(targs)), targs].numpy()),
                 accuracy=learn.recorder.values[-1][-1], seconds_plain=seconds, seconds_callback=seconds_oof,
                 ratio=seconds_oof/seconds)
@@ -102,10 +103,12 @@ def main(
     seed: int = 0,  # Seed of weights, batches and folds
     n: int = None,  # Number of training images, the first; all by default
 ):
-    "Print the table; returns it as a DataFrame"
+    "Print a table a column; returns them as a DataFrame, a row a column"
     df = pd.read_csv(data/'labels.csv')
     if n is not None: df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test']], ignore_index=True)
     images = load_images(data, df.path)
-    table = pd.DataFrame([measure(df, images, o, epochs, lr, bs, n_folds, seed) for o in columns.split(',')])
-    print(table.set_index('column').T.to_string(float_format='{:.3f}'.format))
-    return table
+    rows = []
+    for column in columns.split(','):
+        rows.append(measure(df, images, column, epochs, lr, bs, n_folds, seed))
+        print(pd.Series(rows[-1]).to_string(float_format='{:.3f}'.format), flush=True)
+    return pd.DataFrame(rows)
