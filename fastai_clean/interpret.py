@@ -1,4 +1,5 @@
 "CleanInterpretation: rank, show and export the label issues of a Learner's data"
+import inspect
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -60,11 +61,13 @@ class CleanInterpretation(ClassificationInterpretation):
         filter_by='prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
         score='self_confidence',  # What ranks the items: one of `SCORES`
     ):
-        """Predict a data set once, or take `learn.oof` for the training set, whose losses are then -log p(given).
+        """Predict a data set once, or take `learn.oof` for the training set; losses are then -log p(given), as they are
+        for a loss function that cannot give one an item.
 
         The training set without out-of-fold probabilities is allowed, with a warning: a network has learned its wrong
         labels. Raises ValueError where the data set is missing or not that of `learn.oof`, TypeError where it has no
         labels."""
+        if dl is learn.dls.train: ds_idx, dl = 0, None
         oof = learn.oof if dl is None and ds_idx in (None, 0) else None
         if dl is None:
             if ds_idx is None: ds_idx = 0 if oof is not None else 1
@@ -77,14 +80,16 @@ class CleanInterpretation(ClassificationInterpretation):
         dl = plain_dl(dl, like=learn.dls[1] if ds_idx == 0 and len(learn.dls.loaders) > 1 else None)
         if oof is not None:
             _check_oof(oof, targs, item_ids(dl.dataset, learn.path))
-            p = torch.as_tensor(oof.pred_probs)[torch.arange(len(targs)), torch.as_tensor(targs)]
-            return cls(learn, dl, -p.clamp_min(torch.finfo(p.dtype).tiny).log(), preds=oof.pred_probs, **kw)
+            return cls(learn, dl, _log_losses(oof.pred_probs, targs), preds=oof.pred_probs, **kw)
         if ds_idx == 0:
             warn("the Learner has no out-of-fold probabilities (learn.oof): these are in-sample, from a model that has "
                  "learned the wrong labels too; train with ConfidentLearningCallback to find more", stacklevel=2)
         kw['act'] = infer_act(learn.loss_func, act)
-        preds, _, losses = learn.get_preds(dl=dl, with_loss=True, act=kw['act'])
-        return cls(learn, dl, losses, preds=check_probs(preds, len(targs), vocab and len(vocab)), **kw)
+        loss_func = learn.loss_func
+        with_loss = hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
+        preds, _, *losses = learn.get_preds(dl=dl, with_loss=with_loss, act=kw['act'])
+        preds = check_probs(preds, len(targs), vocab and len(vocab))
+        return cls(learn, dl, losses[0] if losses else _log_losses(preds, targs), preds=preds, **kw)
 
     def find_issues(self,
         filter_by='prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
@@ -176,6 +181,11 @@ class CleanInterpretation(ClassificationInterpretation):
         c = len(self.vocab)
         names = [str(o) for o in self.vocab]
         print(skm.classification_report(self.targs, self.decoded, labels=range(c), target_names=names))
+
+
+def _log_losses(probs, targs):
+    p = torch.as_tensor(probs)[torch.arange(len(targs)), torch.as_tensor(targs)]
+    return -p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
 def _check_oof(oof, targs, items):

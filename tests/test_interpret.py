@@ -1,5 +1,6 @@
 "CleanInterpretation: one inference, the right items, safe files, and fastai's own methods"
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,13 @@ def test_training_set_without_oof_warns_that_it_is_in_sample():
     with warnings.catch_warnings():
         warnings.filterwarnings('error', '.*in-sample')
         assert len(CleanInterpretation.from_learner(learn).issues) == 20
+
+
+def test_loss_without_reduction_gives_log_losses():
+    learn = tiny_learn(digit_dls(range(40), range(40, 60)), loss_func=lambda p, y: nn.functional.cross_entropy(p, y))
+    with pytest.raises(ValueError, match='pass act='): CleanInterpretation.from_learner(learn)
+    interp = CleanInterpretation.from_learner(learn, act=partial(torch.softmax, dim=-1))
+    assert torch.allclose(interp.losses, -interp.preds[range(20), interp.targs].log())
 
 
 def test_oof_of_another_training_set_is_refused(trained):
