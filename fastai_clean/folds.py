@@ -1,11 +1,10 @@
-"Splits, fold DataLoaders and model copies: what out-of-fold training needs from fastai's data and models"
+"Splits, views of data sets, fold DataLoaders and predictions: what out-of-fold training needs from fastai's data"
 import copy
 import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from fastai.callback.data import PartialDL
 from fastai.data.core import Datasets, TfmdLists
 from fastai.data.load import DataLoader
@@ -16,9 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch.utils.data import BatchSampler, IterableDataset, RandomSampler, SequentialSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
-from .checks import check_class_targets
+from .checks import check_class_targets, check_probs
 
-__all__ = ['fold_numbers', 'labels_of', 'item_ids', 'view', 'new_dl', 'plain_dl', 'fold_dls', 'copy_model']
+__all__ = ['fold_numbers', 'labels_of', 'item_ids', 'view', 'new_dl', 'plain_dl', 'fold_dls', 'predict']
 
 
 def fold_numbers(
@@ -217,25 +216,16 @@ def fold_dls(
     return res
 
 
-def copy_model(
-    model,  # Any nn.Module
-    keep=(),  # Objects that its hooks may refer to and that are not to be copied: the Learner, its callbacks
-    hooks=(),  # Ids of forward and backward hooks that the copy is to be without
-):
-    "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses (AWD_LSTM's weights)"
-    memo = {id(o): o for o in keep}
-
-    def detach(o):
-        if isinstance(o, torch.Tensor):
-            if not o.is_leaf: memo[id(o)] = o.detach().clone()
-        elif isinstance(o, dict):
-            for v in o.values(): detach(v)
-        elif isinstance(o, (list, tuple)):
-            for v in o: detach(v)
-
-    for m in model.modules(): detach(vars(m))
-    res = copy.deepcopy(model, memo)
-    for m in res.modules():
-        for i in hooks:
-            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
-    return res
+def predict(
+    learn,  # The Learner that predicts
+    dl,  # A DataLoader that is not shuffled, or a list of batches
+    act,  # Activation that turns outputs into probabilities
+    c=None,  # Number of classes, where known
+    with_loss=False,  # Whether to return losses too
+) -> tuple:  # Probabilities (n, c) float32 and a list with the losses (n,), or none, in the order of the data set
+    "The one way to predict: sorted DataLoaders are put back in order. Raises ValueError as `check_probs` does"
+    idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
+    preds, _, *losses = learn.get_preds(dl=dl, act=act, with_loss=with_loss, reorder=False)
+    n = len(idxs) if idxs is not None else len(dl.dataset) if hasattr(dl, 'dataset') else None
+    probs, order = check_probs(preds, n, c), slice(None) if idxs is None else np.argsort(idxs)
+    return probs[order], [o[order] for o in losses]

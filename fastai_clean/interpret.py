@@ -18,8 +18,8 @@ from fastcore.basics import detuplify
 from fastcore.foundation import L
 from fastcore.xtras import is_listy
 
-from .checks import check_labels_probs, check_probs, infer_act
-from .folds import item_ids, labels_of, plain_dl
+from .checks import check_labels_probs, infer_act
+from .folds import item_ids, labels_of, plain_dl, predict
 from .issues import find_issues, noise_rate
 from .plots import plot_items
 
@@ -87,8 +87,7 @@ class CleanInterpretation(ClassificationInterpretation):
         kw['act'] = infer_act(learn.loss_func, act)
         loss_func = learn.loss_func
         with_loss = hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
-        preds, _, *losses = learn.get_preds(dl=dl, with_loss=with_loss, act=kw['act'])
-        preds = check_probs(preds, len(targs), vocab and len(vocab))
+        preds, losses = predict(learn, dl, kw['act'], vocab and len(vocab), with_loss)
         return cls(learn, dl, losses[0] if losses else _log_losses(preds, targs), preds=preds, **kw)
 
     def find_issues(self,

@@ -12,9 +12,9 @@ from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .checks import check_labels_probs, check_opt_func, check_probs, infer_act
-from .folds import copy_model, fold_numbers, item_ids, labels_of
-from .replay import FitRecord, FoldLearner, InFold, fold_bar, snapshot
+from .checks import check_labels_probs, check_opt_func, infer_act
+from .folds import fold_numbers, item_ids, labels_of, predict
+from .replay import FitRecord, FoldLearner, InFold, copy_model, fold_bar, snapshot
 
 __all__ = ['OutOfFold', 'FoldLearners']
 
@@ -143,7 +143,8 @@ class FoldLearners:
     ):
         learn = record.learn
         check_opt_func(learn.opt_func)
-        self.learn, self.seed, self.leave_out = learn, seed, tuple(L(leave_out))
+        if seed < 0: raise ValueError(f"seed is {seed}: pass a whole number, 0 or more")
+        self.learn, self.seed, self.leave_out = learn, int(seed), tuple(L(leave_out))
         self.act = infer_act(record.loss_func, act)
         with self._random():
             self.targets, self.vocab = labels_of(learn.dls.train)
@@ -153,7 +154,7 @@ class FoldLearners:
             self.items = item_ids(learn.dls.train_ds, learn.path)
             self.snapshot = snapshot(learn)
         self.n_folds = int(self.fold.max()) + 1
-        self.config = dict(n_folds=self.n_folds, seed=seed, model=type(learn.model).__name__,
+        self.config = dict(n_folds=self.n_folds, seed=self.seed, model=type(learn.model).__name__,
                            splits='stratified' if splits is None else type(splits).__name__)
         self.fits, self.folds, self.pred_probs = [], {}, None
 
@@ -218,17 +219,16 @@ class FoldLearners:
                     self._predict(k, fold.learn)
 
     def _predict(self, k, learn):
-        held_out = self.fold == k
-        probs = self._probs(learn, learn.dls.valid, held_out.sum())
+        held_out, probs = self.fold == k, self._probs(learn, learn.dls.valid)
         if self.pred_probs is None: self.pred_probs = np.full((len(self.fold), probs.shape[1]), np.nan, np.float32)
         self.pred_probs[held_out] = probs
         arrays = (o.copy() for o in (self.pred_probs, self.targets, self.fold))
         self.learn.oof = OutOfFold(*arrays, self.items, self.vocab,
                                    {**self.config, 'n_epoch': [o.n_epoch for o in self.fits]})
 
-    def _probs(self, learn, dl, n=None):
+    def _probs(self, learn, dl):
         learn.remove_cbs(SkipToEpoch)
-        return check_probs(learn.get_preds(dl=dl, act=self.act)[0], n, None if self.vocab is None else len(self.vocab))
+        return predict(learn, dl, self.act, None if self.vocab is None else len(self.vocab))[0]
 
 
 @patch

@@ -1,6 +1,7 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
 
+import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
 from fastai.callback.hook import HookCallback
 from fastai.learner import Learner
@@ -10,9 +11,9 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .folds import copy_model, fold_dls
+from .folds import fold_dls
 
-__all__ = ['FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot']
+__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot']
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
@@ -36,6 +37,30 @@ def _groups(learn):
     "The position in the model of every parameter of every optimizer group"
     index = {id(p): i for i, p in enumerate(learn.model.parameters())}
     return [[index.get(id(p), -1) for p in pg] for pg in learn.opt.param_lists]
+
+
+def copy_model(
+    model,  # Any nn.Module
+    keep=(),  # Objects that its hooks may refer to and that are not to be copied: the Learner, its callbacks
+    hooks=(),  # Ids of forward and backward hooks that the copy is to be without
+):
+    "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses (AWD_LSTM's weights)"
+    memo = {id(o): o for o in keep}
+
+    def detach(o):
+        if isinstance(o, torch.Tensor):
+            if not o.is_leaf: memo[id(o)] = o.detach().clone()
+        elif isinstance(o, dict):
+            for v in o.values(): detach(v)
+        elif isinstance(o, (list, tuple)):
+            for v in o: detach(v)
+
+    for m in model.modules(): detach(vars(m))
+    res = copy.deepcopy(model, memo)
+    for m in res.modules():
+        for i in hooks:
+            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
+    return res
 
 
 def snapshot(

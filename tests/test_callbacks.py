@@ -15,7 +15,7 @@ from fastai.callback.hook import ActivationStats, HookCallback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets
-from fastai.data.load import DataLoader
+from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import Categorize, get_image_files, parent_label
 from fastai.learner import Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
@@ -381,6 +381,20 @@ def test_torch_losses_give_probabilities_and_not_logits(loss):
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), loss_func=loss)
     learn.fit(1, cbs=ConfidentLearningCallback(2))
     check(learn, 40, 10)
+
+
+def test_items_that_are_skipped_while_loading_are_named():
+    def pixels(i):
+        if i == 7: raise SkipItemException
+        return PIXELS[i]
+    ds = Datasets(range(50), [[pixels], [lambda i: int(DIGITS.target[i]), Categorize(range(10))]],
+                  splits=[range(40), range(40, 50)])
+    with pytest.raises(ValueError, match='19 of 20 items'):
+        tiny_learn(ds.dataloaders(bs=8, num_workers=0)).fit(1, cbs=ConfidentLearningCallback(2))
+
+
+def test_negative_seed_is_refused():
+    refused(tiny_learn(simple(lambda i: int(i) % 10)), 'seed is -1', ValueError, seed=-1)
 
 
 def test_torch_loader_with_its_own_sampler_is_refused():

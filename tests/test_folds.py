@@ -1,14 +1,12 @@
 "Splits by property, and views of data sets"
 import numpy as np
 import pytest
-import torch
 from conftest import digit_dls
-from fastai.text.models.awdlstm import AWD_LSTM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
 
-from fastai_clean.folds import copy_model, fold_dls, fold_numbers, item_ids
+from fastai_clean.folds import fold_dls, fold_numbers, item_ids
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,17 +82,3 @@ def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
     assert short == 'hello' and long.startswith('sha1:') and lines.startswith('sha1:') and long != lines
     assert item_ids(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
     assert item_ids(Items([7, np.int64(9)])) == ['7', '9'] and item_ids([10, 20]) == ['0', '1']
-
-
-def test_copy_of_an_awd_lstm_computes_the_same_with_weights_of_its_own():
-    model = AWD_LSTM(20, 6, 8, 2).eval()
-    x = torch.randint(0, 20, (2, 5))
-    model(x)
-    twin = copy_model(model)
-    model.reset()
-    twin.reset()
-    assert torch.equal(model(x), twin(x))
-    with torch.no_grad():
-        for p in twin.parameters(): p.add_(1)
-    assert not torch.equal(model(x), twin(x))
-    assert not {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}

@@ -13,8 +13,10 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, OptimWrapper, RMSProp, ranger
+from fastai.text.models.awdlstm import AWD_LSTM
 
 from fastai_clean.all import ConfidentLearningCallback, fold_numbers
+from fastai_clean.replay import copy_model
 
 N, VALID = 120, range(120, 150)
 
@@ -184,3 +186,17 @@ def test_randomness_of_folds_depends_on_the_seed_alone(mix):
         return learn.oof.pred_probs
     first = probs(1, 1)
     assert np.array_equal(first, probs(1, 2)) and not np.array_equal(first, probs(2, 1))
+
+
+def test_copy_of_an_awd_lstm_computes_the_same_with_weights_of_its_own():
+    model = AWD_LSTM(20, 6, 8, 2).eval()
+    x = torch.randint(0, 20, (2, 5))
+    model(x)
+    twin = copy_model(model)
+    model.reset()
+    twin.reset()
+    assert torch.equal(model(x), twin(x))
+    with torch.no_grad():
+        for p in twin.parameters(): p.add_(1)
+    assert not torch.equal(model(x), twin(x))
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in twin.parameters()}
