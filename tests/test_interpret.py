@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
-from fastai_clean.interpret import _readable
+from fastai_clean.interpret.base import _readable
 
 N = 200
 

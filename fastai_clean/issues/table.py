@@ -1,11 +1,11 @@
-"Labels and predicted probabilities in, label issues out: the only module that imports cleanlab"
+"Labels and predicted probabilities in, the issue table out"
 import numpy as np
 import pandas as pd
 from cleanlab.count import compute_confident_joint, estimate_joint, estimate_latent
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
-from .checks import check_labels_probs
+from ..checks import check_labels_probs
 
 __all__ = ['FILTERS', 'SCORES', 'find_issues', 'label_quality', 'confident_joint', 'noise_matrix', 'noise_rate']
 

@@ -18,10 +18,10 @@ from fastcore.basics import detuplify
 from fastcore.foundation import L
 from fastcore.xtras import is_listy
 
-from .checks import check_labels_probs, infer_act
-from .folds import item_ids, labels_of, plain_dl, predict
-from .issues import find_issues, noise_rate
-from .plots import plot_items
+from ..checks import check_labels_probs, infer_act
+from ..folds import item_ids, labels_of, plain_dl, predict
+from ..issues import find_issues, noise_rate
+from ..plots import plot_items
 
 __all__ = ['CleanInterpretation']
 

@@ -1,0 +1,2 @@
+"CleanInterpretation: rank, show and export the label issues of a Learner's data"
+from .base import *

@@ -1,0 +1,2 @@
+"Arrays in, matplotlib Axes out"
+from .items import *
