@@ -25,7 +25,7 @@ def test_import_changes_no_state_and_opens_no_connection():
     code = '''
 import random, socket, sys
 import numpy, torch, warnings, matplotlib
-import fastai.vision.all, fastai.text.all, fastai.tabular.all
+import cleanlab, fastai.vision.all, fastai.text.all, fastai.tabular.all
 from fastai.learner import Learner, defaults
 def no(*_, **__): raise SystemExit('a connection')
 socket.socket.connect = no

@@ -1,2 +1,4 @@
 "CleanInterpretation: rank, show and export the label issues of a Learner's data"
-from .base import *
+from .base import CleanInterpretation
+
+__all__ = ['CleanInterpretation']

@@ -1,2 +1,4 @@
 "Arrays in, matplotlib Axes out"
-from .items import *
+from .items import plot_items
+
+__all__ = ['plot_items']
