@@ -2,9 +2,36 @@
 from .callbacks import ConfidentLearningCallback
 from .folds import fold_numbers
 from .interpret import CleanInterpretation
-from .issues import FILTERS, SCORES, confident_joint, find_issues, label_quality, noise_matrix, noise_rate
+from .issues import (
+    FILTERS,
+    REGRESSION_SCORES,
+    SCORES,
+    SEGMENTATION_SCORES,
+    advise_filter,
+    apply_temperature,
+    audit,
+    class_health,
+    class_thresholds,
+    confident_joint,
+    find_class_issues,
+    find_issues,
+    find_multilabel_issues,
+    find_regression_issues,
+    find_segmentation_issues,
+    fit_temperature,
+    label_quality,
+    noise_matrix,
+    noise_rate,
+    segmentation_pixel_issues,
+    top_pairs,
+)
 from .oof import OutOfFold
-from .plots import plot_items
+from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
+from .tracking import CleanWandbCallback, log_interpretation
 
-__all__ = ['ConfidentLearningCallback', 'CleanInterpretation', 'OutOfFold', 'FILTERS', 'SCORES', 'confident_joint',
-           'find_issues', 'fold_numbers', 'label_quality', 'noise_matrix', 'noise_rate', 'plot_items']
+__all__ = ['ConfidentLearningCallback', 'CleanInterpretation', 'CleanWandbCallback', 'OutOfFold', 'FILTERS',
+           'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Unreadable', 'advise_filter', 'apply_temperature',
+           'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
+           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues', 'fit_temperature',
+           'fold_numbers', 'label_quality', 'log_interpretation', 'noise_matrix', 'noise_rate', 'plot_class_health',
+           'plot_items', 'plot_matrix', 'plot_quality', 'segmentation_pixel_issues', 'top_pairs']

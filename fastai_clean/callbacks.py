@@ -6,8 +6,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
-from .oof import FoldLearners
-from .replay import FitRecord
+from .oof import FitRecord, FoldLearners
 
 __all__ = ['ConfidentLearningCallback']
 
@@ -31,6 +30,7 @@ class ConfidentLearningCallback(Callback):
         seed=42,  # Seed of the folds and of the fold Learners' random numbers
         act=None,  # Activation that turns outputs into probabilities; None: the loss's
         leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
+        tta=None,  # 'flip': predict the held-out images and their mirror images, and take the mean
     ):
         self._init_state()
         store_attr()
@@ -69,7 +69,8 @@ class ConfidentLearningCallback(Callback):
             if len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics):
                 warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "
                      "fold, so the probabilities are not out-of-fold; start from a new Learner", stacklevel=2)
-            folds = FoldLearners(self._record, self.n_folds, self.splits, self.seed, self.act, self.leave_out)
+            folds = FoldLearners(self._record, self.n_folds, self.splits, self.seed, self.act, self.leave_out,
+                                 self.tta)
         else:
             folds = self.folds
             if not torch.equal(self._weights, _fingerprint(learn.model)):

@@ -5,10 +5,13 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.optimizer import Optimizer, OptimWrapper
+from fastcore.basics import noop
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ['check_labels_probs', 'infer_act', 'check_opt_func', 'check_probs', 'check_class_targets']
+__all__ = ['TASKS', 'check_labels_probs', 'infer_act', 'check_opt_func', 'check_preds', 'task_of']
+
+TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
 
 
 def check_labels_probs(
@@ -26,20 +29,30 @@ def check_labels_probs(
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
         raise ValueError(f"pred_probs has shape {probs.shape}: pass (items, classes), at least 1 item and 2 classes")
     if probs.dtype not in (np.float32, np.float64): probs = probs.astype(np.float32 if probs.itemsize < 4 else float)
-    bad = ~np.isfinite(probs).all(1)
+    bad, off = _bad_rows(probs)
     if bad.any():
         raise ValueError(f"pred_probs has NaN or infinite values in {bad.sum()} rows, first in row {bad.argmax()}: "
                          "leave those items out, or predict them (an interrupted fold leaves its rows NaN)")
-    bad = ((probs < -1e-6) | (probs > 1 + 1e-3)).any(1) | (np.abs(probs.sum(1) - 1) > 1e-2)
-    if bad.any():
-        row = bad.argmax()
-        raise ValueError(f"pred_probs has {bad.sum()} rows that are no probabilities, first row {row} with values from "
+    if off.any():
+        row = off.argmax()
+        raise ValueError(f"pred_probs has {off.sum()} rows that are no probabilities, first row {row} with values from "
                          f"{probs[row].min():.4g} to {probs[row].max():.4g} and sum {probs[row].sum():.4g}: "
                          "pass probabilities that sum to 1, not logits")
     if vocab is not None and (len(vocab) != probs.shape[1] or len(set(vocab)) != len(vocab)):
         raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has "
                          f"{probs.shape[1]} columns: pass one name a column")
     return _check_labels(labels, *probs.shape, vocab), probs
+
+
+def _bad_rows(probs, size=4096):
+    "Rows that are not finite, and rows that are no probabilities, read in chunks of `size`"
+    bad, off = np.zeros((2, len(probs)), dtype=bool)
+    for i in range(0, len(probs), size):
+        p = probs[i:i + size]
+        low, high, total = p.min(1), p.max(1), p.sum(1)
+        bad[i:i + size] = ~np.isfinite(low) | ~np.isfinite(high)
+        off[i:i + size] = (low < -1e-6) | (high > 1 + 1e-3) | (np.abs(total - 1) > 1e-2)
+    return bad, off
 
 
 def _check_labels(labels, n, c, vocab):
@@ -67,23 +80,35 @@ def _check_labels(labels, n, c, vocab):
 def infer_act(
     loss_func,  # Loss function of a Learner: fastai's, torch's module or function, or a partial of it
     act=None,  # Activation asked for; returned as it is where given
+    task='classification',  # One of `TASKS`
 ):
-    """The activation that turns the outputs of a model trained with `loss_func` into probabilities.
+    """The activation that turns the outputs of a model trained with `loss_func` into probabilities, or into numbers
+    for regression.
 
-    fastai's losses name theirs; torch's cross-entropy means softmax and its negative log-likelihood exp, which
-    fastai alone would return as logits. Raises ValueError for any other loss, since guessing would be silent."""
+    fastai's losses name theirs; torch's cross-entropy means softmax over the classes, its negative log-likelihood exp,
+    its binary cross-entropy with logits a sigmoid, which fastai alone would return as logits. Raises ValueError for any
+    other loss, since guessing would be silent."""
     if act is not None: return act
     base = loss_func.func if isinstance(loss_func, partial) else loss_func
-    name = getattr(base, '__name__', type(base).__name__)
-    if (isinstance(getattr(base, 'func', base), (nn.BCELoss, nn.BCEWithLogitsLoss))
-            or base in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)):
-        raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes: multi-label and "
-                         "one-output models are not supported, use a model with one output a class and cross-entropy")
+    name, inner = getattr(base, '__name__', type(base).__name__), getattr(base, 'func', base)
+    binary = isinstance(inner, (nn.BCELoss, nn.BCEWithLogitsLoss)) or base in (F.binary_cross_entropy,
+                                                                               F.binary_cross_entropy_with_logits)
+    if task == 'regression':
+        if binary or isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss)) or base in (F.cross_entropy, F.nll_loss):
+            raise ValueError(f"loss_func is {name}, but the targets are numbers (regression): make them classes with "
+                             "CategoryBlock or integers, or use a loss for numbers such as MSELossFlat")
+        return getattr(loss_func, 'activation', noop)
+    if binary and task != 'multilabel':
+        raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes (multi-label), but every "
+                         "item has one class: use one output a class and cross-entropy, or MultiCategoryBlock")
     if hasattr(loss_func, 'activation'): return loss_func.activation
-    if base is F.cross_entropy or isinstance(base, nn.CrossEntropyLoss): return partial(torch.softmax, dim=-1)
-    if base is F.nll_loss or isinstance(base, nn.NLLLoss): return torch.exp
+    if task == 'multilabel':
+        if base is F.binary_cross_entropy_with_logits or isinstance(base, nn.BCEWithLogitsLoss): return torch.sigmoid
+        if binary: return noop
+    elif base is F.cross_entropy or isinstance(base, nn.CrossEntropyLoss): return partial(torch.softmax, dim=1)
+    elif base is F.nll_loss or isinstance(base, nn.NLLLoss): return torch.exp
     raise ValueError(f"loss_func is {name}, which has no `activation`: pass act=, the function that turns the "
-                     "model's outputs into probabilities, for example act=partial(torch.softmax, dim=-1)")
+                     "model's outputs into probabilities, for example act=partial(torch.softmax, dim=1)")
 
 
 def check_opt_func(
@@ -95,39 +120,53 @@ def check_opt_func(
                         "function that builds it, for example opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)")
 
 
-def check_probs(
-    probs,  # Float tensor (n, c), as the Learner's `get_preds` gave it
+def check_preds(
+    preds,  # Tensor as the activation gave it: (n, c), regression (n,) or (n, k), segmentation (n, c, h, w)
     n=None,  # Number of items that were to be predicted, where known
     c=None,  # Number of classes, where known
-) -> np.ndarray:  # (n, c) float32
-    "`probs` as an array, or a ValueError that says why it cannot be class probabilities"
-    if not isinstance(probs, torch.Tensor) or probs.ndim != 2:
-        found = f"shape {tuple(probs.shape)}" if isinstance(probs, torch.Tensor) else f"a {type(probs).__name__}"
-        raise ValueError(f"the model's predictions are {found}, not (n, classes): one output a class is needed")
-    if n is not None and len(probs) != n:
-        raise ValueError(f"the model predicted {len(probs)} of {n} items: some were skipped while loading "
+    task='classification',  # One of `TASKS`
+) -> np.ndarray:  # float32, (n, 1) made (n,) for regression
+    "`preds` as an array, or a ValueError that says why it cannot be class probabilities, or numbers for regression"
+    ndims, shape = {'regression': ((1, 2), '(n,) or (n, outputs)'), 'segmentation': ((4,), '(n, classes, h, w)')}.get(
+        task, ((2,), '(n, classes)'))
+    if not isinstance(preds, torch.Tensor) or preds.ndim not in ndims:
+        found = f"shape {tuple(preds.shape)}" if isinstance(preds, torch.Tensor) else f"a {type(preds).__name__}"
+        raise ValueError(f"the model's predictions are {found}, not {shape}: {task} needs one output a "
+                         f"{'target' if task == 'regression' else 'class'}")
+    if n is not None and len(preds) != n:
+        raise ValueError(f"the model predicted {len(preds)} of {n} items: some were skipped while loading "
                          "(SkipItemException?); leave them out of the data set")
-    if c is not None and probs.shape[1] != c:
-        raise ValueError(f"the model has {probs.shape[1]} outputs, but the vocab has {c} classes")
-    p = probs.detach().float().cpu().numpy()
-    if not np.isfinite(p).all():
-        raise ValueError(f"the predictions of {(~np.isfinite(p).all(1)).sum()} items are NaN or infinite: the model "
+    p = preds.detach().float().cpu().numpy()
+    if task == 'regression' and p.ndim == 2 and p.shape[1] == 1: p = p[:, 0]
+    found = 1 if p.ndim == 1 else p.shape[1]
+    if c is not None and found != c:
+        kind = f'there are {c} targets an item' if task == 'regression' else f'the vocab has {c} classes'
+        raise ValueError(f"the model has {found} outputs, but {kind}")
+    bad = ~np.isfinite(p.reshape(len(p), -1)).all(1)
+    if bad.any():
+        raise ValueError(f"the predictions of {bad.sum()} items are NaN or infinite: the model "
                          "diverged; lower the learning rate or clip gradients")
-    if p.min(initial=0) < -1e-3 or np.abs(p.sum(1) - 1).max(initial=0) > 1e-3:
-        raise ValueError("the predictions are not probabilities (rows do not sum to 1): pass act=, the function that "
+    if task == 'regression': return p
+    off = 0 if task == 'multilabel' else np.abs(p.sum(1) - 1).max(initial=0)
+    if p.min(initial=0) < -1e-3 or p.max(initial=0) > 1 + 1e-3 or off > 1e-3:
+        why = 'values outside 0..1' if task == 'multilabel' else 'rows do not sum to 1'
+        raise ValueError(f"the predictions are not probabilities ({why}): pass act=, the function that "
                          "turns the model's outputs into probabilities")
-    return p
+    return p.clip(0, 1) if task == 'multilabel' else p
 
 
-def check_class_targets(
+def task_of(
     first,  # The first target of the data set, as the data set gives it
-):
-    "Raise TypeError where `first` is no class index: regression, masks, several labels, text"
-    kind = type(first).__name__
+) -> str:  # One of `TASKS`
+    """What kind of labels a target belongs to: an integer is a class, fastai's TensorMultiCategory several, a mask or a
+    matrix of integers one a pixel, a float or a vector of floats numbers to predict. Raises TypeError for the rest."""
+    kinds = {o.__name__ for o in type(first).__mro__}
     t = torch.as_tensor(first) if isinstance(first, (int, float, np.generic, np.ndarray, torch.Tensor)) else None
-    if t is not None and t.ndim == 0 and not t.is_floating_point(): return
-    what = ('several labels an item (multi-label)' if 'Multi' in kind else
-            'masks (segmentation)' if 'Mask' in kind else 'text' if 'Text' in kind else
-            'numbers (regression)' if t is not None and t.is_floating_point() else f'of type {kind}')
-    raise TypeError(f"the targets are {what}, but label issues need one class an item: use CategoryBlock "
-                    "or integer class indices")
+    if kinds & {'TensorMultiCategory', 'MultiCategory'}: return 'multilabel'
+    if kinds & {'PILMask', 'TensorMask'}: return 'segmentation'
+    if t is not None and not kinds & {'TensorPoint', 'TensorBBox', 'TensorImageBase'}:
+        if t.ndim == 0: return 'regression' if t.is_floating_point() else 'classification'
+        if t.ndim == 1 and t.is_floating_point(): return 'regression'
+        if t.ndim == 2 and not t.is_floating_point(): return 'segmentation'
+    raise TypeError(f"the targets are of type {type(first).__name__}, but label issues need one class (CategoryBlock or "
+                    "an integer), several (MultiCategoryBlock), a mask (MaskBlock) or numbers (RegressionBlock) an item")

@@ -13,7 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import ActivationStats, HookCallback
 from fastai.callback.mixup import CutMix, MixUp
-from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
+from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import Categorize, get_image_files, parent_label
@@ -23,8 +23,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.tabular.all import Categorify, Normalize, TabDataLoader, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, SortedDL, TextDataLoaders, text_classifier_learner
-from fastai.torch_core import TensorMultiCategory
-from fastai.vision.all import ImageBlock, ImageDataLoaders, MaskBlock, aug_transforms
+from fastai.vision.all import ImageBlock, ImageDataLoaders, TensorPoint, aug_transforms
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -130,7 +129,7 @@ def test_text_gives_probabilities_and_pictures(tweets):
     learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(2))
     interp = check(learn, len(learn.dls.train_ds), 2)
     assert set(interp.issues.given) == {'good', 'bad'}
-    shown = interp._shown(0)
+    shown = interp.shown(0)
     assert isinstance(shown, str) and len(shown.split()) > 3
 
 
@@ -154,7 +153,7 @@ def test_tabular_gives_probabilities_and_rows_in_the_persons_values(dl_type, tab
     interp = check(learn, 120, 2)
     assert learn.oof.items == [f'row{i}' for i in range(120)]
     first = interp.issues.index[0]
-    assert f"cat: {table.cat.iloc[first]}" in interp._shown(first)
+    assert f"cat: {table.cat.iloc[first]}" in interp.shown(first)
     out = pd.read_csv(interp.to_csv(tmp_path/'all.csv', only_issues=False))
     assert np.allclose(out.num, table.num.iloc[interp.issues.index], atol=1e-4)
     assert list(out.y) == list(table.y.iloc[interp.issues.index])
@@ -313,25 +312,22 @@ def test_language_model_is_refused(tweets):
 
 
 @pytest.mark.parametrize('y, match', [
-    (lambda i: torch.tensor(.5*i), 'regression'), (lambda i: torch.zeros(4, 4).long(), 'one class an item'),
-    (lambda i: TensorMultiCategory([1., 0.]), 'multi-label'), (lambda i: 'x', 'one class an item')])
-def test_targets_that_are_no_classes_are_refused(y, match): refused(tiny_learn(simple(y)), match)
+    (lambda i: 'x', 'of type str'), (lambda i: TensorPoint(torch.zeros(3, 2)), 'of type TensorPoint'),
+    (lambda i: {'a': 1}, 'of type dict')])
+def test_targets_of_no_known_task_are_refused(y, match): refused(tiny_learn(simple(y)), match)
 
 
-@pytest.mark.parametrize('block, match', [(None, 'regression'), (RegressionBlock(), 'regression')])
-def test_tabular_regression_is_refused(block, match, table):
-    to = TabularPandas(table.assign(y=range(150)), [Categorify], ['cat'], ['num'], 'y', y_block=block,
+@pytest.mark.parametrize('loss', [CrossEntropyLossFlat(), nn.functional.cross_entropy, nn.BCEWithLogitsLoss()])
+def test_losses_for_classes_are_refused_for_numbers(loss):
+    refused(tiny_learn(simple(lambda i: torch.tensor(.5*i)), loss_func=loss), 'regression', ValueError)
+
+
+def test_several_columns_of_classes_are_refused(table):
+    df = table.assign(z=table.y)
+    to = TabularPandas(df, [Categorify], ['cat'], ['num'], ['y', 'z'], y_block=CategoryBlock(),
                        splits=(list(range(120)), list(range(120, 150))))
-    refused(quiet(tabular_learner(to.dataloaders(bs=16, device='cpu'), layers=[8])), match)
-
-
-@pytest.mark.parametrize('block, y, match', [
-    (RegressionBlock(), lambda i: float(i), 'regression'), (MultiCategoryBlock(), lambda i: ['a', 'b'], 'multi-label'),
-    (MaskBlock(), lambda i: np.zeros((8, 8), np.uint8), 'segmentation')])
-def test_blocks_that_are_no_classes_are_refused(block, y, match):
-    dls = DataBlock((TransformBlock(), block), get_x=lambda i: PIXELS[i], get_y=y).dataloaders(
-        list(range(40)), bs=8, num_workers=0, device='cpu')
-    refused(tiny_learn(dls, loss_func=CrossEntropyLossFlat()), match)
+    refused(quiet(tabular_learner(to.dataloaders(bs=16, device='cpu'), layers=[8], n_out=2,
+                                  loss_func=CrossEntropyLossFlat())), 'each with classes')
 
 
 def test_unlabelled_data_is_refused():

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
-from fastai_clean.interpret.base import _readable
+from fastai_clean.interpret.show import readable
 
 N = 200
 
@@ -131,7 +131,7 @@ def test_items_are_shown_without_augmentation(images):
     interp = CleanInterpretation.from_learner(learn)
     i = int(interp.issues.index[0])
     path = root/learn.dls.train_ds.items.path.iloc[i]
-    assert np.array_equal(interp._shown(i), np.asarray(Image.open(path).convert('RGB')))
+    assert np.array_equal(interp.shown(i), np.asarray(Image.open(path).convert('RGB')))
     assert torch.equal(interp[[i]][0], interp[[i]][0])
 
 
@@ -185,4 +185,4 @@ def test_nothing_found_warns_and_shows_nothing():
 @pytest.mark.parametrize('tokens, text', [
     ('xxbos xxmaj we xxup wow xxrep 3 ! ok', 'We WOW !!! ok'), ('xxwrep 2 no xxunk', 'no no xxunk'), ('xxmaj', ''),
     ('xxrep 999999999 a', 'a'*100), ('xxrep x y', 'xxrep x y')])
-def test_texts_are_shown_as_people_write_them(tokens, text): assert _readable(tokens.split()) == text
+def test_texts_are_shown_as_people_write_them(tokens, text): assert readable(tokens.split()) == text

@@ -123,3 +123,9 @@ def test_bad_input_is_named(labels, probs, kw, error, match):
 def test_bad_input_is_named_by_every_function():
     for f in (confident_joint, noise_matrix, noise_rate, label_quality):
         with pytest.raises(ValueError, match='NaN'): f(LABELS, broken(3, np.nan))
+
+
+def test_names_that_are_no_text_for_utf8_are_kept():
+    names, (labels, probs) = ['a', 'b\udcff', '<b>', ''], case(0)
+    df = find_issues(labels, probs, vocab=names, items=[f'\udcff{i}' for i in range(60)])
+    assert df.item.sort_index()[7] == '\udcff7' and set(df.given) == set(names)

@@ -1,4 +1,13 @@
 "Labels and predictions in, label issues out: the only part that imports cleanlab"
-from .table import FILTERS, SCORES, confident_joint, find_issues, label_quality, noise_matrix, noise_rate
+from .advise import Advice, advise_filter
+from .audit import audit
+from .calibrate import apply_temperature, fit_temperature
+from .noise import class_health, class_thresholds, confident_joint, noise_matrix, noise_rate, top_pairs
+from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segmentation_pixel_issues
+from .table import FILTERS, SCORES, find_issues, label_quality
+from .tasks import REGRESSION_SCORES, find_class_issues, find_multilabel_issues, find_regression_issues
 
-__all__ = ['FILTERS', 'SCORES', 'confident_joint', 'find_issues', 'label_quality', 'noise_matrix', 'noise_rate']
+__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice', 'advise_filter', 'apply_temperature',
+           'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
+           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues', 'fit_temperature',
+           'label_quality', 'noise_matrix', 'noise_rate', 'segmentation_pixel_issues', 'top_pairs']

@@ -1,4 +1,7 @@
 "Arrays in, matplotlib Axes out"
-from .items import plot_items
+from .classes import plot_class_health, plot_quality
+from .items import Unreadable, plot_items
+from .matrices import plot_matrix
+from .names import shorten
 
-__all__ = ['plot_items']
+__all__ = ['Unreadable', 'plot_class_health', 'plot_items', 'plot_matrix', 'plot_quality', 'shorten']

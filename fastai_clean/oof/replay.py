@@ -11,7 +11,7 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .folds import fold_dls
+from ..folds import fold_dls
 
 __all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot']
 

@@ -1,0 +1,96 @@
+"Views of data sets, and DataLoaders over them"
+import copy
+
+import numpy as np
+from fastai.callback.data import PartialDL
+from fastai.data.core import Datasets, TfmdLists
+from fastai.data.load import DataLoader
+from fastai.tabular.core import Tabular
+from fastai.text.data import SortedDL
+from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import DataLoader as TorchLoader
+
+__all__ = ['view', 'new_dl', 'plain_dl', 'fold_dls']
+
+
+def view(
+    ds,  # A data set: Datasets, TfmdLists, Tabular, or any torch Dataset
+    idxs,  # Positions (m,) in `ds`
+    split_idx,  # 0: transforms as in training; 1: as in validation, without augmentation
+):
+    "The items `idxs` of `ds`, in that order, with the transforms of `split_idx`; nothing is fitted again"
+    idxs = [int(i) for i in idxs]
+    if isinstance(ds, Datasets):
+        return type(ds)(tls=[tl._new(tl._get(idxs), split_idx=split_idx) for tl in ds.tls], n_inp=ds.n_inp)
+    if isinstance(ds, TfmdLists): return ds._new(ds._get(idxs), split_idx=split_idx)
+    if isinstance(ds, Tabular): return ds.new(ds.items.iloc[idxs])
+    return Subset(ds, idxs)
+
+
+def new_dl(
+    dl,  # The fastai or torch DataLoader to take after
+    ds,  # The data set of the new one: a `view` of `dl.dataset`
+    idxs,  # Positions (m,) in `dl.dataset` of the items of `ds`
+    **kwargs,  # Passed to the new DataLoader: shuffle, drop_last, ...
+):
+    """`dl` over `ds`, with what fastai's `new` loses: sample weights, the partial count and the sorting.
+
+    Raises TypeError for a torch DataLoader with a sampler or batch sampler of its own."""
+    if not isinstance(dl, DataLoader): return _new_torch_dl(dl, ds, **kwargs)
+    if isinstance(dl, SortedDL):
+        kwargs.update(sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs])
+    if 'wgts' in vars(dl):
+        wgts = dl.wgts[idxs]
+        if wgts.sum() <= 0: wgts = np.ones(len(idxs))
+        kwargs.update(wgts=wgts)
+    if isinstance(dl, PartialDL) and dl.partial_n and kwargs.get('shuffle', True):
+        kwargs.update(partial_n=dl.partial_n)
+    return dl.new(ds, **kwargs)
+
+
+def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
+    parts = [type(o) for o in (dl, dl.sampler, dl.batch_sampler)]
+    if any(o not in known for o, known in zip(parts, (
+            (TorchLoader,), (RandomSampler, SequentialSampler), (BatchSampler, type(None))))):
+        raise TypeError(f"the DataLoader is torch's {' with '.join(o.__name__ for o in parts)}, which cannot be"
+                        " rebuilt for a fold: use fastai's DataLoader (weights: WeightedDL), or plain shuffling")
+    if shuffle is None: shuffle = type(dl.sampler) is RandomSampler
+    return TorchLoader(ds, batch_size=bs or dl.batch_size, shuffle=shuffle, num_workers=dl.num_workers,
+                       collate_fn=dl.collate_fn, pin_memory=dl.pin_memory, timeout=dl.timeout,
+                       drop_last=dl.drop_last if drop_last is None else drop_last, worker_init_fn=dl.worker_init_fn,
+                       multiprocessing_context=dl.multiprocessing_context, persistent_workers=False)
+
+
+def plain_dl(
+    dl,  # The DataLoader whose data set is to be read
+    idxs=None,  # Positions (m,) to read; None: all
+    like=None,  # The DataLoader whose batch transforms and batch size to use; None: `dl`
+):
+    "A DataLoader over the items `idxs` of `dl.dataset`, each once, in order of loading only, without augmentation"
+    idxs = np.arange(len(dl.dataset)) if idxs is None else np.asarray(idxs)
+    ds = view(dl.dataset, idxs, 1)
+    if like is None or type(like) is not type(dl): return new_dl(dl, ds, idxs, shuffle=False, drop_last=False)
+    if isinstance(dl, SortedDL):
+        return like.new(ds, shuffle=False, drop_last=False, sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs])
+    return (like.new if isinstance(like, DataLoader) else lambda d, **kw: _new_torch_dl(like, d, **kw))(
+        ds, shuffle=False, drop_last=False)
+
+
+def fold_dls(
+    dls,  # DataLoaders of the user's Learner; only the training set is used
+    held_out,  # Boolean mask (n,) of the training items to hold out
+    drop_single=False,  # Whether to leave out a last batch of one item, which batch normalization refuses
+):
+    "DataLoaders that train on the items not `held_out` and whose validation set is the held-out items, as they are"
+    dl = dls.train
+    limit = getattr(dl, 'n', None)
+    train = np.flatnonzero(~held_out)
+    if limit is not None: train = train[train < limit]
+    if not len(train): raise ValueError("a fold has no training items: use fewer folds or other splits")
+    size = dl.batch_size if not isinstance(dl, DataLoader) else dl.bs
+    kw = {} if size is None else {'bs': min(size, len(train))}
+    if drop_single and kw and kw['bs'] > 1 and len(train) % kw['bs'] == 1: kw['drop_last'] = True
+    res = copy.copy(dls)
+    res.loaders = [new_dl(dl, view(dl.dataset, train, 0), train, **kw),
+                   plain_dl(dl, np.flatnonzero(held_out), dls[1] if len(dls.loaders) > 1 else None)]
+    return res

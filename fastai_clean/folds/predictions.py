@@ -1,0 +1,132 @@
+"The one way to predict: one pass over a data set, in its order, with all that is wanted from it"
+import copy
+from dataclasses import dataclass, field
+from warnings import warn
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.torch_core import find_bs, to_np
+from torch import nn
+from torch.nn import functional as F
+
+from ..checks import check_preds
+
+__all__ = ['Predicted', 'predict']
+
+MAX_MASK_VALUES = 2**28
+
+
+@dataclass
+class Predicted:
+    """What one pass gave, row i for item i of the data set: `preds`, float32 (n, c), for regression (n,) or (n, k), for
+    masks (n, c, h, w); `masks` (n, h, w) the given ones as the model saw them; `losses` (n,); `features` (n, d), the
+    inputs of the model's last linear layer; `metrics`, name -> value. What was not asked for, or cannot be had, is
+    None or empty."""
+    preds: np.ndarray
+    masks: np.ndarray | None = None
+    losses: torch.Tensor | None = None
+    features: np.ndarray | None = None
+    metrics: dict = field(default_factory=dict)
+
+
+class _Collect(Callback):
+    "Gathers batch by batch what `Predicted` holds"
+    order = -2
+
+    def __init__(self, act, task, n, tta, features, metrics):
+        self.act, self.task, self.n, self.tta, self.mets = act, task, n, tta, metrics
+        self.preds, self.masks, self.features, self.total, self.layer, self.factor = [], [], [], None, None, None
+        self.with_features = features
+
+    def before_validate(self):
+        for m in self.mets: m.reset()
+        layers = [m for m in self.learn.model.modules() if isinstance(m, nn.Linear)] if self.with_features else []
+        if layers: self.layer = layers[-1].register_forward_pre_hook(lambda _, inputs: setattr(self, 'seen', inputs[0]))
+
+    def before_batch(self): self.seen = None
+
+    def after_batch(self):
+        if not hasattr(self.learn, 'pred'): return
+        for m in self.mets: m.accumulate(self.learn)
+        if len(self.yb):
+            self.total = (self.total or 0) + float(self.learn.to_detach(self.learn.loss).mean())*find_bs(self.yb)
+        if self.seen is not None: self.features.append(self.learn.to_detach(_per_item(self.seen, find_bs(self.xb))))
+        preds = self.learn.pred
+        if isinstance(preds, torch.Tensor):
+            preds = self.act(preds)
+            if self.tta: preds = (preds + self._flipped())/2
+        if self.task == 'segmentation' and isinstance(preds, torch.Tensor) and preds.ndim == 4:
+            preds, masks = self._smaller(preds, self.yb[0])
+            self.masks.append(self.learn.to_detach(masks))
+        self.preds.append(self.learn.to_detach(preds))
+
+    def _flipped(self):
+        if not any(isinstance(x, torch.Tensor) and x.ndim == 4 for x in self.xb):
+            raise TypeError("tta is 'flip', but the inputs are no images (batch, channels, h, w): pass tta=None")
+        preds = self.act(self.learn.model(*(x.flip(-1) if isinstance(x, torch.Tensor) and x.ndim == 4 else x
+                                            for x in self.xb)))
+        return preds.flip(-1) if self.task == 'segmentation' else preds
+
+    def _smaller(self, preds, masks):
+        if self.factor is None:
+            self.factor = 1
+            while self.n*preds[0].numel()/self.factor**2 > MAX_MASK_VALUES: self.factor *= 2
+        if self.factor == 1: return preds, masks
+        c = preds.shape[1]
+        inside = torch.where((masks >= 0) & (masks < c), masks, c).long()
+        shares = F.avg_pool2d(F.one_hot(inside, c + 1).movedim(-1, 1).float(), self.factor, ceil_mode=True)
+        return F.avg_pool2d(preds.float(), self.factor, ceil_mode=True), shares.argmax(1)
+
+    def after_validate(self):
+        if self.layer is not None: self.layer.remove()
+
+    def after_cancel_validate(self): self.after_validate()
+
+
+def predict(
+    learn,  # The Learner that predicts
+    dl,  # A DataLoader that is not shuffled, or a list of batches
+    act,  # Activation that turns outputs into probabilities
+    c=None,  # Number of classes, where known
+    task='classification',  # One of `checks.TASKS`
+    *,
+    n=None,  # Number of items of the whole result, of which `dl` may be a part; None: those of `dl`
+    with_loss=False,  # Whether to return losses, which a loss without `reduction` cannot give an item
+    tta=None,  # 'flip': the mean of the predictions of an image and of its mirror image
+    features=False,  # Whether to return features
+    metrics=(),  # fastai metrics to compute; copies of them are used
+) -> Predicted:
+    """Predict every item once. Sorted DataLoaders are put back in order. Masks of more than 2**28 probabilities in all
+    are averaged over squares of 2, 4, ... pixels, until they are fewer. Raises ValueError as `check_preds` does and for
+    an unknown `tta`, TypeError where `tta` finds no images."""
+    if tta not in (None, 'flip'): raise ValueError(f"tta is {tta!r}: choose 'flip' or None")
+    idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
+    found = len(idxs) if idxs is not None else len(dl.dataset) if hasattr(dl, 'dataset') else None
+    cb = _Collect(act, task, n or found or 1, tta, features, copy.deepcopy(list(metrics)))
+    try:
+        *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False, cbs=cb)
+    finally: cb.after_validate()
+    preds = check_preds(_cat(cb.preds), found, c, task)
+    order = slice(None) if idxs is None else np.argsort(idxs)
+    masks = to_np(_cat(cb.masks))[order] if cb.masks else None
+    feats = to_np(_cat(cb.features).float())[order] if cb.features else None
+    return Predicted(preds[order], masks, losses[order] if with_loss else None, feats, _values(cb, len(preds)))
+
+
+def _cat(tensors): return torch.cat(tensors) if all(isinstance(o, torch.Tensor) for o in tensors) else tensors[0]
+
+
+def _per_item(x, bs):
+    "(bs, d): the mean over what lies between items and features"
+    if not isinstance(x, torch.Tensor) or x.ndim < 2 or x.shape[0] != bs: return torch.zeros(bs, 0)
+    return x.reshape(bs, -1, x.shape[-1]).mean(1)
+
+
+def _values(cb, n):
+    values = {} if cb.total is None else {'valid_loss': cb.total/n}
+    for m in cb.mets:
+        try: values[m.name] = float(m.value)
+        except (ValueError, TypeError, ZeroDivisionError) as e:
+            warn(f"metric {m.name} has no value for {n} held-out items: {e}", stacklevel=2)
+    return values

@@ -1,0 +1,126 @@
+"The tables of a CleanInterpretation that are more than the issue table"
+from functools import cached_property
+from warnings import warn
+
+import numpy as np
+import pandas as pd
+import sklearn.metrics as skm
+
+from ..checks import infer_act
+from ..folds import predict
+from ..issues import advise_filter, audit, class_health, confident_joint, find_class_issues, noise_rate, top_pairs
+from .evaluate import METRICS, bootstrap_metrics
+from .show import image_path
+
+__all__ = ['Tables']
+
+
+class Tables:
+    "Part of CleanInterpretation: everything here reuses its predictions"
+
+    def _needs_classes(self, name):
+        if self.task != 'classification':
+            raise TypeError(f"{name} needs one class an item, but these labels are of the task {self.task}: see `issues`")
+
+    @cached_property
+    def joint(self):
+        "The confident joint (c, c), see `issues.confident_joint`"
+        self._needs_classes('confident_joint')
+        return confident_joint(self.given, self.probs)
+
+    @property
+    def noise_rate(self):
+        "Estimated fraction of wrong labels, 0 to 1; where an item has not just one class, that of flagged items"
+        if self.task != 'classification': return float(self.issues.is_issue.mean())
+        return noise_rate(self.given, joint=self.joint)
+
+    def health(self) -> pd.DataFrame:
+        "`class_health` of every class, the worst first"
+        self._needs_classes('health')
+        return class_health(self.given, joint=self.joint, vocab=list(self.vocab))
+
+    @property
+    def health_score(self):
+        "Overall label-health score of cleanlab, 0 to 1: the estimated share of right labels"
+        return 1 - self.noise_rate
+
+    def top_pairs(self,
+        n=10,  # Number of pairs; None: all
+    ) -> pd.DataFrame:
+        "The class pairs with most label issues: given, predicted, count, estimated error_rate; see `issues.top_pairs`"
+        self._needs_classes('top_pairs')
+        return top_pairs(self.given, self.predicted, self.issues.is_issue.sort_index().to_numpy(), self.joint,
+                         vocab=list(self.vocab), n=n)
+
+    def advise_filter(self):
+        "Which filter fits these data, and why; see `issues.advise_filter`"
+        self._needs_classes('advise_filter')
+        return advise_filter(self.given, self.probs, joint=self.joint)
+
+    def class_issues(self,
+        **kwargs,  # Passed to `issues.find_class_issues`: filter_by, score, only_issues
+    ) -> pd.DataFrame:
+        "Of several labels an item, the issues one class at a time, the worst first; see `issues.find_class_issues`"
+        if self.task != 'multilabel': raise TypeError(f"class_issues is for several labels an item, not {self.task}")
+        return find_class_issues(self.given, self.probs, items=self.items, vocab=list(self.vocab), **kwargs)
+
+    def confusion_matrix(self):
+        "Counts (c, c), row: given label, column: prediction; int64, in memory of n + c^2"
+        self._needs_classes('confusion_matrix')
+        c = len(self.vocab)
+        return np.bincount(self.given*c + self.predicted, minlength=c*c).reshape(c, c)
+
+    def print_classification_report(self):
+        "Print scikit-learn's classification report"
+        self._needs_classes('print_classification_report')
+        names = [str(o) for o in self.vocab]
+        print(skm.classification_report(self.given, self.predicted, labels=range(len(names)), target_names=names))
+
+    def evaluate(self,
+        corrections=None,  # A person's labels, position -> label as in `vocab`; None: the predicted ones for the flagged
+        metrics=None,  # Name -> function of true and predicted labels; None: accuracy and F1, or the task's own
+        n_boot=1000,  # Bootstrap samples
+        seed=42,  # Seed of the bootstrap
+    ) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
+        """The model's metrics on the labels as given, with the flagged items left out, and with them corrected, each
+        with its 95 % bootstrap interval. Warns that leaving out, and correcting to, what the model says flatters the
+        model: only `corrections` by a person make an honest test set. Raises ValueError where they fit no item or
+        class."""
+        y, p = self.given, self.predicted
+        flagged = self.issues.is_issue.sort_index().to_numpy()
+        fixed = np.array(y)
+        if corrections is None: fixed[flagged] = p[flagged]
+        else:
+            corrections = dict(corrections)
+            if bad := [o for o in corrections if not (isinstance(o, (int, np.integer)) and 0 <= o < len(y))]:
+                raise ValueError(f"corrections has the position {bad[0]!r}: pass positions 0..{len(y) - 1}")
+            for i, label in corrections.items(): fixed[i] = self._encode(label)
+        warn("metrics without the items that the model itself flags, or with its own predictions as labels, flatter the "
+             "model: report those on the given labels, or on labels that a person corrected", stacklevel=2)
+        variants = {'as given': (y, p), 'flagged left out': (y[~flagged], p[~flagged]),
+                    'flagged corrected' if corrections is None else 'corrected by a person': (fixed, p)}
+        return bootstrap_metrics(variants, metrics or METRICS[self.task], n_boot=n_boot, seed=seed)
+
+    def _encode(self, label):
+        if self.task == 'regression': return label
+        if self.task == 'multilabel': return [o in label for o in self.vocab]
+        if self.task != 'classification': raise TypeError(f"corrections of {self.task} labels are not supported")
+        if label not in self.vocab: raise ValueError(f"corrections has the label {label!r}, which is not in the vocab")
+        return list(self.vocab).index(label)
+
+    def audit(self,
+        **kwargs,  # Passed to `issues.audit`
+    ) -> pd.DataFrame:
+        """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers, near-duplicates, class
+        imbalance, items that are not drawn independently, and of image files what cleanvision sees (dark, blurry, ...).
+        Its columns are joined to `issues`, which is returned. Datalab gets the predictions and the inputs of the
+        model's last linear layer; where the predictions are out-of-fold, one pass over the data makes those, once."""
+        if self.audited is None:
+            if self.features is None:
+                act = infer_act(self.learn.loss_func, self.act, self.task)
+                self.features = predict(self.learn, self.dl, act, None, self.task, features=True).features
+            paths = [image_path(self.dl.dataset, i) for i in range(len(self.items))]
+            self.audited = audit(self.given, self.probs, self.features, task=self.task,
+                                 paths=paths if any(paths) else None, **kwargs)
+            self.issues = self.issues.join(self.audited)
+        return self.issues

@@ -1,0 +1,195 @@
+"Everything else that can be wrong with a data set, by cleanlab's Datalab and by cleanvision (extra `audit`)"
+import contextlib
+import io
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ..checks import check_labels_probs
+from .columns import as_array, check_choice, check_numbers, item_column
+from .tasks import OUTRE_MAX, find_multilabel_issues, find_regression_issues
+
+__all__ = ['audit']
+
+TASKS = 'classification', 'multilabel', 'regression'
+MODES = '1', 'L', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I', 'I;16', 'F'  # which cleanvision can read
+
+
+def audit(
+    labels,  # Class indices or values of `vocab` (n,); multilabel (n, c) 0 or 1; regression numbers (n,) or (n, k)
+    pred_probs=None,  # Probabilities (n, c), for regression predictions; None: labels themselves are not checked
+    features=None,  # Numbers that describe each item (n, d), such as an embedding; None: no near duplicates
+    *,
+    task='classification',  # 'classification', 'multilabel' or 'regression'
+    paths=None,  # Image file of each item (n,), None where it has none; None: images are not checked
+    n_jobs=1,  # Processes that read images
+    vocab=None,  # Names of the c classes, in the order of the columns of `pred_probs`
+) -> pd.DataFrame:  # n rows in the order of the data set
+    """What may be wrong with each item: for each issue type a column `is_<type>_issue` and a score 0, bad, to 1.
+
+    From Datalab, as it names them: `label` (needs `pred_probs`), `outlier` and `non_iid` (need `features`, or for
+    classification `pred_probs`), `near_duplicate` (needs `features`) and `class_imbalance` (classification). From
+    cleanvision, with `paths`: `dark`, `light`, `blurry`, `grayscale`, `low_information`, `odd_size`,
+    `odd_aspect_ratio`, `exact_duplicates` and `near_duplicates` (of pixels, where `near_duplicate` is of features);
+    `image_error` says why a file could not be read, whose scores are NaN. The columns `near_duplicate_sets`,
+    `exact_duplicates_sets` and `near_duplicates_sets` hold the positions of an item's duplicates.
+
+    `label` of multilabel and regression is from `find_multilabel_issues` and `find_regression_issues`: Datalab itself
+    shifts the columns where a class is given to no item, and takes time and memory growing with n².
+
+    `attrs['summary']` is a list of dicts issue_type, num_issues and score, the score of the whole data set. An issue
+    type that Datalab fails to check gives a warning and no columns. numpy's random state is left as it was. Raises
+    ImportError without the extra, ValueError or TypeError for arguments that do not fit."""
+    check_choice('task', task, TASKS)
+    lab_class = _import('cleanlab.datalab.datalab', 'cleanlab[datalab]').Datalab
+    imagelab = None if paths is None else _import('cleanvision', 'cleanvision').Imagelab
+    labels, pred_probs = _check(labels, pred_probs, task, vocab)
+    n = len(labels)
+    if features is not None:
+        features = check_numbers('features', features, (2,))
+        if len(features) != n: raise ValueError(f"features has {len(features)} rows for {n} labels: pass one an item")
+    if paths is not None and len(paths) != n:
+        raise ValueError(f"paths has {len(paths)} files for {n} labels: pass one an item, None where it has none")
+    state = np.random.get_state()
+    try:
+        parts = _label_issues(labels, pred_probs, task)
+        parts += _datalab_issues(lab_class, labels, pred_probs, features, task)
+        if paths is not None: parts += _image_issues(imagelab, paths, n_jobs)
+    finally: np.random.set_state(state)
+    df = pd.DataFrame(index=pd.RangeIndex(n, name='position'))
+    for columns, _ in parts:
+        for name, values in columns.items(): df[f'image_{name}' if name in df else name] = values
+    df.attrs['summary'] = [o for _, summary in parts for o in summary]
+    return df
+
+
+def _check(labels, pred_probs, task, vocab):
+    if task == 'multilabel': labels = check_numbers('labels', labels, (2,))
+    elif task == 'regression': labels = check_numbers('labels', labels, (1, 2))
+    elif pred_probs is not None: return check_labels_probs(labels, pred_probs, vocab)
+    else:
+        labels = np.asarray(labels) if isinstance(labels, (list, tuple)) else as_array(labels)
+        if labels.ndim != 1 or not len(labels):
+            raise ValueError(f"labels has shape {labels.shape}: pass one an item, at least 1 item")
+        if pd.isna(labels).any(): raise ValueError(f"labels has {pd.isna(labels).sum()} missing values: leave them out")
+        if vocab is None or labels.dtype.kind in 'iub': return pd.factorize(labels, sort=True)[0], None
+        codes = pd.Index(vocab).get_indexer(labels)
+        if (codes < 0).any():
+            raise ValueError(f"labels has {(codes < 0).sum()} values outside the vocab, first at position "
+                             f"{(codes < 0).argmax()}: correct them or add them to vocab")
+        return codes, None
+    return labels, None if pred_probs is None else as_array(pred_probs)
+
+
+def _label_issues(labels, pred_probs, task):
+    "Label issues where Datalab's are not used"
+    if pred_probs is None or task == 'classification': return []
+    if task == 'multilabel': df = find_multilabel_issues(labels, pred_probs)
+    else: df = find_regression_issues(labels, pred_probs, 'outre' if 4 <= len(labels) <= OUTRE_MAX else 'residual')
+    df = df.sort_index()
+    columns = {'is_label_issue': df.is_issue.to_numpy(), 'label_score': df.label_quality.to_numpy()}
+    return [(columns, [_row('label', columns['is_label_issue'], columns['label_score'])])]
+
+
+def _datalab_issues(lab_class, labels, pred_probs, features, task):
+    "Columns and summary of what Datalab can check with these inputs"
+    k, parts = {'k': min(10, len(labels) - 1)}, []
+    types = {} if features is None else {'outlier': k, 'near_duplicate': k, 'non_iid': k}
+    if task == 'classification':
+        # Datalab numbers the classes it sees, so that one without items would shift those after it
+        if pred_probs is not None:
+            import datasets
+            c = pred_probs.shape[1]
+            kind = datasets.Features({'label': datasets.ClassLabel(names=[str(i) for i in range(c)])})
+            data = datasets.Dataset.from_dict({'label': labels}, features=kind)
+            types = {'label': {}, **(types or {'outlier': {}, 'non_iid': k})}
+            lab = lab_class(data, label_name='label', verbosity=0)
+            parts.append(_run(lab, types, pred_probs=pred_probs, features=features))
+            types = {}
+        # Of an empty class nothing can be flagged, and no other class would be
+        lab = lab_class({'label': labels}, label_name='label', verbosity=0)
+        parts.append(_run(lab, {**types, 'class_imbalance': {}}, features=features))
+    elif types:
+        parts.append(_run(lab_class({'position': np.arange(len(labels))}, verbosity=0), types, features=features))
+    return parts
+
+
+def _run(lab, types, **inputs):
+    "Columns and summary of one Datalab; a warning for each issue type that it could not check"
+    with _quiet() as printed:
+        lab.find_issues(issue_types={name: dict(options) for name, options in types.items()}, **inputs)
+    done = lab.issue_summary.to_dict('records')
+    for name in types.keys() - {o['issue_type'] for o in done}:
+        why = re.search(f'^Error in {name}: (.*)', printed.getvalue(), re.M)
+        warnings.warn(f"audit could not check for {name} issues: {why[1] if why else 'Datalab does not say why'}",
+                      stacklevel=4)
+    columns = {name: lab.issues[name].to_numpy() for name in lab.issues}
+    if 'near_duplicate_score' in columns:
+        sets = lab.get_issues('near_duplicate').near_duplicate_sets
+        columns['near_duplicate_sets'] = item_column([tuple(map(int, o)) for o in sets], len(sets))
+    return columns, [{'issue_type': o['issue_type'], 'num_issues': int(o['num_issues']), 'score': float(o['score'])}
+                     for o in done]
+
+
+def _image_issues(imagelab, paths, n_jobs):
+    "Columns and summary of cleanvision, of the files that can be read"
+    errors = [_image_error(path) for path in paths]
+    rows = [i for i, error in enumerate(errors) if error is None]
+    columns, summary = {'image_error': item_column(errors, len(paths))}, []
+    if not rows: return [(columns, summary)]
+    with _quiet():
+        lab = imagelab(torchvision_dataset=_Images([paths[i] for i in rows]), verbose=False)
+        lab.find_issues(n_jobs=n_jobs, verbose=False)
+    for kind in sorted(lab.issue_summary.issue_type):
+        flag, score = np.zeros(len(paths), dtype=bool), np.full(len(paths), np.nan)
+        flag[rows], score[rows] = lab.issues[f'is_{kind}_issue'], lab.issues[f'{kind}_score']
+        columns |= {f'is_{kind}_issue': flag, f'{kind}_score': score}
+        summary.append(_row(kind, flag, score[rows]))
+        if 'sets' in lab.info.get(kind, {}):
+            sets = [()]*len(paths)
+            for group in lab.info[kind]['sets']:
+                for i in group: sets[rows[i]] = tuple(rows[j] for j in group if j != i)
+            columns[f'{kind}_sets'] = item_column(sets, len(paths))
+    return [(columns, summary)]
+
+
+class _Images:
+    "Image files as a torchvision data set is to cleanvision, which opens paths through fsspec, where some are commands"
+    def __init__(self, paths): self.paths = paths
+    def __len__(self): return len(self.paths)
+    def __getitem__(self, i): return (_open(self.paths[i]),)
+
+
+def _open(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.copy() if image.mode in MODES else image.convert('L' if image.mode in ('LA', 'La') else 'RGB')
+
+
+def _image_error(path):
+    if path is None: return 'no path'
+    try: _open(path)
+    except Exception as e: return f'{type(e).__name__}: {e}'  # decoders raise what they like
+    return None
+
+
+def _row(kind, flag, score): return {'issue_type': kind, 'num_issues': int(flag.sum()), 'score': float(score.mean())}
+
+
+@contextlib.contextmanager
+def _quiet():
+    "What is printed, Datalab's errors and cleanvision's progress bars, goes to the text yielded; warnings still come"
+    text = io.StringIO()
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(text), \
+            contextlib.redirect_stderr(io.StringIO()):
+        yield text
+    for w in caught: warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+
+
+def _import(module, package):
+    try: return __import__(module, fromlist=['*'])
+    except ImportError as e:
+        raise ImportError(f"audit needs {package}, but {e}: pip install 'fastai_clean[audit]'") from e

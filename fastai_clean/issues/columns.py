@@ -1,0 +1,89 @@
+"What the issue tables of every task share: their columns, their order, and checks of arrays"
+import numpy as np
+import pandas as pd
+
+__all__ = ['as_array', 'as_is', 'check_choice', 'check_numbers', 'check_vocab', 'item_column', 'names_of', 'objects',
+           'worst_first']
+
+
+def worst_first(
+    df,  # Table with a column `label_quality`, indexed by position
+):
+    "The table from the lowest label quality to the highest; ties keep their order"
+    return df.iloc[np.argsort(df.label_quality.to_numpy(), kind='stable')].rename_axis('position')
+
+
+def objects(
+    values,  # Any values, tuples among them
+) -> np.ndarray:  # One axis, dtype object
+    "`values` as they are, in an array of one axis"
+    return np.array([*values, None], dtype=object)[:-1]
+
+
+def as_is(
+    values,  # (n,) array
+):
+    "A column of `values` that pandas does not read as text: names may hold what no UTF-8 can, as file names do"
+    return pd.Series(values, dtype=object) if values.dtype == object else values
+
+
+def names_of(
+    c,  # Number of classes, or of outputs
+    vocab=None,  # Their names, or None
+) -> np.ndarray:  # (c,) the names, or 0..c-1
+    "What to call each class"
+    return np.arange(c) if vocab is None else objects(vocab)
+
+
+def item_column(
+    items,  # Stable names of the items, or None
+    n,  # Number of items
+) -> np.ndarray:  # (n,) the names, or 0..n-1
+    "The `item` column; raises ValueError where there is not one name an item"
+    if items is None: return np.arange(n)
+    if len(items) != n: raise ValueError(f"items has {len(items)} names for {n} labels: pass one an item")
+    return objects(items)
+
+
+def as_array(
+    x,  # Array, list, DataFrame, or tensor on any device
+) -> np.ndarray:
+    "`x` as an array, not copied where it need not be"
+    return x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
+
+
+def check_choice(
+    name,  # Name of the argument
+    value,  # What was passed
+    choices,  # What may be passed
+):
+    "Raise ValueError where `value` is none of `choices`"
+    if value not in choices: raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+
+
+def check_vocab(
+    vocab,  # Names of the classes, or None
+    c,  # Number of classes in pred_probs
+):
+    "Raise ValueError where there is not one name a class, or two are the same"
+    if vocab is not None and (len(vocab) != c or len(set(vocab)) != len(vocab)):
+        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
+                         "classes: pass one name a class")
+
+
+def check_numbers(
+    name,  # Name of the argument
+    x,  # What was passed
+    ndims,  # Numbers of axes that it may have
+) -> np.ndarray:
+    "`x` as an array of finite numbers, or TypeError or ValueError"
+    x = as_array(x)
+    if x.dtype.kind not in 'fiub': raise TypeError(f"{name} has dtype {x.dtype}: pass an array of numbers")
+    if x.ndim not in ndims or not x.size:
+        raise ValueError(f"{name} has shape {x.shape}: pass {' or '.join(map(str, ndims))} axes, items first, "
+                         "and at least 1 item")
+    bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
+    if bad.any():
+        raise ValueError(f"{name} has NaN or infinite values in {bad.sum()} rows, first in row {bad.argmax()}: "
+                         "leave those items out, or label or predict them")
+    return x

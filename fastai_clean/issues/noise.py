@@ -1,0 +1,91 @@
+"How much label noise there is, and between which classes"
+import numpy as np
+import pandas as pd
+from cleanlab.count import compute_confident_joint, estimate_latent, get_confident_thresholds
+from cleanlab.dataset import rank_classes_by_label_quality
+
+from ..checks import check_labels_probs
+
+__all__ = ['confident_joint', 'noise_matrix', 'noise_rate', 'class_thresholds', 'class_health', 'top_pairs']
+
+
+def confident_joint(
+    labels,  # Given labels: class indices (n,)
+    pred_probs,  # Probabilities (n, c)
+) -> np.ndarray:  # (c, c) counts, row: given label, column: likely true label
+    "Estimated counts of (given, true) label pairs, calibrated so that rows sum to the counts of the given labels"
+    return compute_confident_joint(*check_labels_probs(labels, pred_probs))
+
+
+def noise_matrix(
+    labels,  # Given labels: class indices (n,)
+    pred_probs=None,  # Probabilities (n, c)
+    *,
+    joint=None,  # `confident_joint` (c, c) of them, where it is there already
+) -> np.ndarray:  # (c, c), columns sum to 1
+    "Estimated P(given label = row | true label = column); cleanlab's `noise_matrix`"
+    return estimate_latent(_joint(labels, pred_probs, joint), np.asarray(labels))[1]
+
+
+def noise_rate(
+    labels,  # Given labels: class indices (n,)
+    pred_probs=None,  # Probabilities (n, c)
+    *,
+    joint=None,  # `confident_joint` (c, c) of them, where it is there already
+) -> float:
+    "Estimated fraction of wrong labels, 0 to 1: the mass off the diagonal of the joint of given and true labels"
+    joint = _joint(labels, pred_probs, joint)
+    return float(1 - np.trace(joint/joint.sum()))
+
+
+def class_thresholds(
+    labels,  # Given labels: class indices (n,)
+    pred_probs,  # Probabilities (n, c)
+) -> np.ndarray:  # (c,), 0 to 1
+    """Confident learning's threshold of each class: the mean self-confidence of the items labelled so. An item counts as
+    truly of class j where its probability of j reaches j's threshold (Northcutt et al., JAIR 2021, equation 2)."""
+    return get_confident_thresholds(*check_labels_probs(labels, pred_probs))
+
+
+def class_health(
+    labels,  # Given labels: class indices (n,)
+    pred_probs=None,  # Probabilities (n, c)
+    *,
+    joint=None,  # `confident_joint` (c, c) of them, where it is there already
+    vocab=None,  # Names of the c classes; None: their indices
+) -> pd.DataFrame:  # c rows, the worst class first
+    """cleanlab's `rank_classes_by_label_quality`, indexed by class: `items` labelled so; `label_issues` of them wrong,
+    `label_noise` their share, P(true != k | given = k); `inverse_label_issues` items of the class that are labelled
+    otherwise, `inverse_label_noise` their share, P(given != k | true = k); `label_quality`, 1 - label_noise. Estimates,
+    shares 0 to 1."""
+    joint = _joint(labels, pred_probs, joint)
+    df = rank_classes_by_label_quality(labels=np.asarray(labels), joint=joint/joint.sum(), num_examples=len(labels))
+    df.columns = ['class', 'label_issues', 'inverse_label_issues', 'label_noise', 'inverse_label_noise', 'label_quality']
+    counts = np.bincount(np.asarray(labels), minlength=len(joint))
+    df.insert(1, 'items', counts[df['class']])
+    if vocab is not None: df['class'] = [vocab[i] for i in df['class']]
+    return df.set_index('class')
+
+
+def top_pairs(
+    labels,  # Given labels: class indices (n,)
+    predicted,  # Predicted class indices (n,)
+    is_issue,  # Which items are label issues, booleans (n,)
+    joint,  # `confident_joint` (c, c)
+    *,
+    vocab=None,  # Names of the c classes; None: their indices
+    n=10,  # Number of pairs; None: all
+) -> pd.DataFrame:  # Columns given, predicted, count, error_rate
+    """The class pairs with most label issues: `count` items labelled `given` are issues and predicted to be `predicted`;
+    `error_rate` is the estimated share, 0 to 1, of all items labelled `given` that truly are `predicted`."""
+    c = len(joint)
+    pairs, counts = np.unique(np.asarray(labels)[is_issue]*c + np.asarray(predicted)[is_issue], return_counts=True)
+    order = np.argsort(-counts, kind='stable')[:n]
+    given, pred = pairs[order]//c, pairs[order] % c
+    names = np.arange(c) if vocab is None else np.array([*vocab, None], dtype=object)[:-1]
+    rates = joint[given, pred]/joint.sum(1).clip(1)[given]
+    return pd.DataFrame({'given': names[given], 'predicted': names[pred], 'count': counts[order], 'error_rate': rates})
+
+
+def _joint(labels, pred_probs, joint):
+    return confident_joint(labels, pred_probs) if joint is None else np.asarray(joint)

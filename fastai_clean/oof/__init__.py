@@ -1,0 +1,6 @@
+"The out-of-fold result, and the fold Learners that make it"
+from .learners import FoldLearners
+from .replay import FitRecord
+from .result import OutOfFold
+
+__all__ = ['OutOfFold', 'FoldLearners', 'FitRecord']
