@@ -4,7 +4,8 @@
     python examples/quickstart.py --data DIR      your own: a folder of class folders, or a CSV of path,label
 
 Prints how many wrong labels were found (of the planted ones: precision, recall, AUPRC) and the validation accuracy
-before and after dropping the flagged items. Writes noisy.csv, the flagged items, and noisy.png, the worst nine."""
+before and after dropping the flagged items. Writes noisy.csv, the flagged items, noisy.png, the worst nine, and
+report.html, one file with the whole picture."""
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def make_learner(df, folder, size, seed):
 @call_parse
 def main(
     data: Path = None,  # Your own images: a folder of class folders, or a CSV of path,label; default: digits
-    out: Path = Path('.'),  # Folder for noisy.csv and noisy.png; with the digits, also for their PNG files
+    out: Path = Path('.'),  # Folder for noisy.csv, noisy.png and report.html; with the digits, also for their PNG files
     noise: float = .1,  # Share of the training labels to plant wrong in the digits
     epochs: int = 8,  # Epochs of each fit
     n_folds: int = 5,  # Folds
@@ -89,11 +90,13 @@ def main(
         res |= dict(planted=int(wrong.sum()), found=int(found.sum()), precision=found.sum()/max(1, len(flagged)),
                     recall=found.sum()/wrong.sum(), auprc=average_precision_score(wrong, 1 - issues.label_quality))
     interp.to_csv(out/'noisy.csv', overwrite=True)
+    interp.report(out/'report.html', overwrite=True)
     if len(flagged): interp.plot_noisy(9)[0].figure.savefig(out/'noisy.png', dpi=80)
 
     again = make_learner(df.drop(flagged), folder, size, seed)
     again.fit_one_cycle(epochs, 5e-3)
     res |= dict(accuracy_before=learn.recorder.values[-1][-1], accuracy_after=again.recorder.values[-1][-1])
     for name, value in res.items(): print(f'{name:16}{value:.3f}' if isinstance(value, float) else f'{name:16}{value}')
-    print(f'wrote {out/"noisy.csv"}' + (f' and {out/"noisy.png"}' if len(flagged) else ''))
+    names = ['noisy.csv', 'report.html', *(['noisy.png'] if len(flagged) else [])]
+    print('wrote', ', '.join(str(out/o) for o in names))
     return res

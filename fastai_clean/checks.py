@@ -99,8 +99,8 @@ def infer_act(
                              "CategoryBlock or integers, or use a loss for numbers such as MSELossFlat")
         return getattr(loss_func, 'activation', noop)
     if binary and task != 'multilabel':
-        raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes (multi-label), but every "
-                         "item has one class: use one output a class and cross-entropy, or MultiCategoryBlock")
+        raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes (multi-label), but "
+                         "every item has one class: use one output a class and cross-entropy, or MultiCategoryBlock")
     if hasattr(loss_func, 'activation'): return loss_func.activation
     if task == 'multilabel':
         if base is F.binary_cross_entropy_with_logits or isinstance(base, nn.BCEWithLogitsLoss): return torch.sigmoid
@@ -168,5 +168,6 @@ def task_of(
         if t.ndim == 0: return 'regression' if t.is_floating_point() else 'classification'
         if t.ndim == 1 and t.is_floating_point(): return 'regression'
         if t.ndim == 2 and not t.is_floating_point(): return 'segmentation'
-    raise TypeError(f"the targets are of type {type(first).__name__}, but label issues need one class (CategoryBlock or "
-                    "an integer), several (MultiCategoryBlock), a mask (MaskBlock) or numbers (RegressionBlock) an item")
+    raise TypeError(f"the targets are of type {type(first).__name__}, but label issues need one class (CategoryBlock "
+                    "or an integer), several (MultiCategoryBlock), a mask (MaskBlock) or numbers (RegressionBlock) an "
+                    "item")

@@ -161,9 +161,11 @@ def images(tmp_path_factory):
     plain = [save(f'plain{i}', scene()) for i in range(12)]
     save('dark', scene()*.03)
     save('light', 250 + scene()*.02)
-    save('blurry', plain[1].filter(ImageFilter.GaussianBlur(12)))
+    save('blurry', plain[1].filter(ImageFilter.GaussianBlur(3)))
     save('copy', plain[2])
-    save('near', np.asarray(plain[3])//2*2)
+    near = np.array(plain[3])
+    near[40, 40] = 0
+    save('near', near)
     save('narrow', scene()[:, :12])
     save('gray', plain[4].convert('L'))
     save('gray alpha', plain[5].convert('LA'))
@@ -253,6 +255,7 @@ LABELS, PROBS, FEATURES = case()
     ((LABELS, PROBS*3), {}, ValueError, 'not logits'),
     ((LABELS[:0],), {}, ValueError, 'at least 1 item'),
     (([1, None],), {}, ValueError, '1 missing values'),
+    ((['a', np.nan],), {}, ValueError, '1 missing values'),
     ((['a', 'c'],), dict(vocab=['a', 'b']), ValueError, '1 values outside the vocab, first at position 1'),
     ((LABELS, PROBS, FEATURES[:9]), {}, ValueError, 'features has 9 rows for 60 labels'),
     ((LABELS, PROBS, FEATURES*np.nan), {}, ValueError, 'features has NaN'),

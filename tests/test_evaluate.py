@@ -19,8 +19,9 @@ def test_interval_of_accuracy_is_that_of_a_proportion():
     assert df.equals(bootstrap_metrics({'all': (y, p)}, {'accuracy': accuracy_score}, n_boot=800))
 
 
-@pytest.mark.parametrize('task, y', [('classification', np.arange(20) % 4), ('multilabel', np.eye(4, dtype=bool)[[0, 1, 2, 3]*5]),
-                                     ('regression', np.arange(20.)), ('segmentation', np.arange(80).reshape(20, 2, 2) % 3)])
+@pytest.mark.parametrize('task, y', [
+    ('classification', np.arange(20) % 4), ('multilabel', np.eye(4, dtype=bool)[[0, 1, 2, 3]*5]),
+    ('regression', np.arange(20.)), ('segmentation', np.arange(80).reshape(20, 2, 2) % 3)])
 def test_every_task_has_metrics_that_are_best_for_perfect_predictions(task, y):
     df = bootstrap_metrics({'all': (y, y)}, METRICS[task], n_boot=20)
     assert set(df.metric) == set(METRICS[task])

@@ -10,7 +10,10 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[1]/'examples'
 
 
-def main(name): return runpy.run_path(str(EXAMPLES/name))['main']
+def main_globals(name): return runpy.run_path(str(EXAMPLES/name))
+
+
+def main(name): return main_globals(name)['main']
 
 
 def test_quickstart_finds_planted_errors_and_writes_both_files(tmp_path):
@@ -21,6 +24,7 @@ def test_quickstart_finds_planted_errors_and_writes_both_files(tmp_path):
     assert len(df) == res['flagged'] and list(df.columns)[-2:] == ['predictions', 'confidence']
     assert ((df.label != df.true).mean() == pytest.approx(res['precision']))
     assert Image.open(tmp_path/'noisy.png').size[0] > 300
+    assert (tmp_path/'report.html').read_text(encoding='utf-8').count('<li class="image">') == 100
 
 
 @pytest.mark.parametrize('kind', ['folder', 'csv'])
@@ -41,6 +45,24 @@ def test_quickstart_names_what_is_wrong_with_a_persons_data(content, match, tmp_
     data = tmp_path/'data.csv'
     if content: data.write_text(content)
     with pytest.raises(SystemExit, match=match): main('quickstart.py')(data=data, out=tmp_path/'out')
+
+
+def test_filters_benchmark_measures_every_filter_and_the_advice(tmp_path):
+    table = main('benchmarks/filters.py')(data=tmp_path, rates='.1')
+    row = table.iloc[0]
+    assert len(table) == 1 and row.case == 'digits 10%' and row.both > .7 and row.auprc > .9
+    assert row.below_best == max(row[o] for o in main_globals('benchmarks/filters.py')['FILTERS']) - row[row.advised]
+
+
+def test_tasks_benchmark_ranks_planted_errors_of_every_task():
+    table = main('benchmarks/tasks.py')(n=200, epochs=6, n_folds=2).set_index('task')
+    assert list(table.index) == ['several labels', 'regression', 'segmentation']
+    assert (table.out_of_fold > 2*table.chance).all() and (table.planted == 20).all()
+
+
+def test_memory_benchmark_measures_each_process(capsys):
+    table = main('benchmarks/memory.py')(n=2_000, c=50).set_index('what')
+    assert list(table.index) == ['cleanlab', 'issues', 'health', 'interpretation'] and (table.seconds > 0).all()
 
 
 def test_cifar10n_benchmark_prints_its_table(tmp_path, capsys):

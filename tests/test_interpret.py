@@ -1,21 +1,32 @@
 "CleanInterpretation: one inference, the right items, safe files, and fastai's own methods"
+import sys
 import warnings
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics as skm
 import torch
 from conftest import DIGITS, digit_dls, plant, quiet, tiny_learn
 from fastai.callback.core import Callback
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.vision.all import ImageDataLoaders, aug_transforms
+from fastai.tabular.all import Categorify, TabularPandas, tabular_learner
+from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms
 from PIL import Image
 from torch import nn
 
-from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
+from fastai_clean.all import (
+    FILTERS,
+    CleanInterpretation,
+    ConfidentLearningCallback,
+    OutOfFold,
+    Unreadable,
+    find_issues,
+)
 from fastai_clean.interpret.show import readable
 
 N = 200
@@ -186,3 +197,188 @@ def test_nothing_found_warns_and_shows_nothing():
     ('xxbos xxmaj we xxup wow xxrep 3 ! ok', 'We WOW !!! ok'), ('xxwrep 2 no xxunk', 'no no xxunk'), ('xxmaj', ''),
     ('xxrep 999999999 a', 'a'*100), ('xxrep x y', 'xxrep x y')])
 def test_texts_are_shown_as_people_write_them(tokens, text): assert readable(tokens.split()) == text
+
+
+# rankings
+
+def test_any_score_and_ensembles_rank_the_items(trained):
+    interp = CleanInterpretation.from_learner(trained[0], score=['self_confidence', 'normalized_margin'])
+    oof = trained[0].oof
+    assert interp.issues.equals(find_issues(oof.targets, oof.pred_probs, score=['self_confidence', 'normalized_margin'],
+                                            items=oof.items, vocab=oof.vocab))
+    own = np.arange(N)[::-1].astype(float)
+    assert list(interp.find_issues(score=own).index) == list(range(N))[::-1]
+
+
+def test_temperature_makes_the_given_labels_likeliest(trained):
+    plain = CleanInterpretation.from_learner(trained[0])
+    scaled = CleanInterpretation.from_learner(trained[0], calibrate='temperature')
+
+    def loss(interp): return -np.log(interp.probs[range(N), interp.given]).mean()
+    assert loss(scaled) < loss(plain) and scaled.how['temperature'] > 0
+    assert np.array_equal(scaled.predicted, plain.predicted)
+    assert np.array_equal(trained[0].oof.pred_probs, plain.probs)
+    with pytest.raises(ValueError, match="calibrate is 'isotonic'"):
+        CleanInterpretation.from_learner(trained[0], calibrate='isotonic')
+
+
+def test_flip_of_inputs_that_are_no_images_is_refused(tmp_path):
+    df = pd.DataFrame({'a': np.arange(60.), 'y': list('xyz')*20})
+    to = TabularPandas(df, [Categorify], [], ['a'], 'y', splits=(list(range(40)), list(range(40, 60))))
+    learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
+    with pytest.raises(TypeError, match="tta is 'flip'"): CleanInterpretation.from_learner(learn, tta='flip')
+    with pytest.raises(TypeError, match="tta is 'flip'"): learn.fit(1, cbs=ConfidentLearningCallback(2, tta='flip'))
+    with pytest.raises(ValueError, match="tta is 'turn'"): CleanInterpretation.from_learner(learn, tta='turn')
+
+
+# tables
+
+def test_tables_agree_with_the_issue_table(trained):
+    learn, wrong = trained
+    interp = CleanInterpretation.from_learner(learn)
+    health, pairs = interp.health(), interp.top_pairs(None)
+    assert health['items'].sum() == N and len(health) == 10
+    assert health.label_issues.sum() == pytest.approx(interp.noise_rate*N, abs=10)
+    assert pairs['count'].sum() <= interp.issues.is_issue.sum() and (pairs.given != pairs.predicted).any()
+    assert interp.health_score == 1 - interp.noise_rate == pytest.approx((~wrong[:N]).mean(), abs=.15)
+    assert interp.advise_filter().filter_by in FILTERS and '%' in interp.advise_filter().reason
+    assert np.array_equal(interp.confusion_matrix(), skm.confusion_matrix(interp.given, interp.predicted,
+                                                                          labels=range(10)))
+
+
+def test_compare_gives_a_row_a_set(trained):
+    learn, _ = trained
+    test = learn.dls.test_dl(list(range(300, 340)), with_labels=True)
+    table = CleanInterpretation.compare(learn, test=test)
+    assert list(table.index) == ['train', 'valid', 'test'] and list(table['items']) == [N, 60, 40]
+    assert list(table.probabilities) == ['out-of-fold', 'held-out', 'held-out']
+    interp = CleanInterpretation.from_learner(learn, ds_idx=1)
+    assert table.noise_rate['valid'] == interp.noise_rate and table.n_issues['valid'] == len(interp.noisy_idxs())
+    first = CleanInterpretation.from_learner(learn).top_pairs(1).iloc[0]
+    assert table.worst_pairs['train'].startswith(f'{first.given} → {first.predicted} ({first["count"]})')
+    assert list(CleanInterpretation.compare(learn, {'a': test, 'b': test}).index) == ['train', 'valid', 'a', 'b']
+
+
+def test_evaluation_warns_and_says_how_much_the_model_is_flattered(trained):
+    learn, wrong = trained
+    interp = CleanInterpretation.from_learner(learn, ds_idx=1)
+    with pytest.warns(UserWarning, match='flatter the model'): table = interp.evaluate(n_boot=200)
+    value = table.set_index(['labels', 'metric']).value
+    assert value['as given', 'accuracy'] == pytest.approx((interp.given == interp.predicted).mean())
+    given = value['as given', 'accuracy']
+    assert value['flagged left out', 'accuracy'] > given < value['flagged corrected', 'accuracy']
+    assert ((table.low <= table.value) & (table.value <= table.high)).all() and set(table['items']) == {
+        60, 60 - len(interp.noisy_idxs())}
+    true = {i: interp.vocab[int(DIGITS.target[N + i])] for i in range(60)}
+    with pytest.warns(UserWarning): honest = interp.evaluate(true, n_boot=50).set_index(['labels', 'metric']).value
+    right = (interp.predicted == DIGITS.target[N:N + 60]).mean()
+    assert honest['corrected by a person', 'accuracy'] == pytest.approx(right)
+    with pytest.raises(ValueError, match='position 99'): interp.evaluate({99: 1})
+    with pytest.raises(ValueError, match="label 'x'"): interp.evaluate({0: 'x'})
+
+
+def test_audit_joins_its_columns_and_they_stay(trained):
+    learn, _ = trained
+    interp = CleanInterpretation.from_learner(learn)
+    with learn.added_cbs(count := Forwards()):
+        table = interp.audit()
+        interp.audit()
+        assert count.seen == N
+    assert interp.features.shape == (N, 24)
+    assert {'is_outlier_issue', 'outlier_score', 'is_near_duplicate_issue', 'is_label_issue'} <= set(table)
+    assert list(table.columns[:6]) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
+    assert np.array_equal(table.label_score.sort_index(), table.label_quality.sort_index())
+    assert 'is_outlier_issue' in interp.find_issues('both') and table is not interp.issues
+    with learn.added_cbs(count := Forwards()):
+        CleanInterpretation.from_learner(learn, ds_idx=1).audit()
+        assert count.seen == 60
+
+
+def test_audit_sees_the_image_files(images):
+    table = CleanInterpretation.from_learner(images[0], ds_idx=1).audit()
+    assert {'is_dark_issue', 'is_blurry_issue', 'image_error'} <= set(table) and table.dark_score.notna().all()
+
+
+# pictures and files
+
+def test_every_picture_returns_its_axes(trained):
+    interp = CleanInterpretation.from_learner(trained[0])
+    for name in ('confident_joint', 'noise_matrix', 'confusion_matrix', 'class_health'):
+        assert isinstance(getattr(interp, f'plot_{name}')(), plt.Axes)
+    assert interp.plot_confusion_matrix(normalize=True, plot_txt=False, title='t').get_title() == 't'
+    axs = interp.plot_quality(max_classes=4)
+    assert len(axs) == 4
+    thresholds = {round(line.get_xdata()[0], 6) for ax in axs for line in ax.lines}
+    means = {round(float(interp.probs[interp.given == k, k].mean()), 6) for k in range(10)}
+    assert thresholds and thresholds <= means
+
+
+def test_parquet_holds_what_the_csv_holds(images, tmp_path):
+    interp = CleanInterpretation.from_learner(images[0])
+    a = pd.read_csv(interp.to_csv(tmp_path/'a.csv'), dtype={'predictions': str})
+    b = pd.read_parquet(interp.to_parquet(tmp_path/'a.parquet'))
+    assert list(a.columns) == list(b.columns) and list(a.path) == list(b.path)
+    assert np.allclose(a.confidence, b.confidence)
+    with pytest.raises(FileExistsError, match='overwrite=True'): interp.to_parquet(tmp_path/'a.parquet')
+
+
+def test_parquet_without_its_extra_names_the_command(images, tmp_path, monkeypatch):
+    interp = CleanInterpretation.from_learner(images[0])
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ImportError, match=r"pip install 'fastai_clean\[parquet\]'"):
+        interp.to_parquet(tmp_path/'a.parquet')
+
+
+def test_report_is_one_file_with_everything(images, tmp_path):
+    learn, _, _ = images
+    interp = CleanInterpretation.from_learner(learn)
+    with learn.added_cbs(count := Forwards()):
+        path = interp.report(tmp_path/'r.html', n=7)
+        assert count.seen == 0
+    text = path.read_text(encoding='utf-8')
+    assert text.count('<li class="image">') == 7 and '&lt;b&gt;$x$' in text and '<b>$x$' not in text
+    assert 'out-of-fold' in text and 'Metrics of the folds' in text and text.count('<figure>') == 5
+    with pytest.raises(FileExistsError, match='overwrite=True'): interp.report(path)
+    assert [o.name for o in tmp_path.iterdir()] == ['r.html'] and not plt.get_fignums()
+    valid = CleanInterpretation.from_learner(learn, ds_idx=1).report(tmp_path/'v.html').read_text()
+    assert 'flatters the model' in valid
+
+
+def odd_images(folder):
+    "One image of each kind that loaders trip over: name -> what is wrong with it"
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15, 0] = 255
+    image = Image.fromarray(pixels)
+    image.save(folder/'plain.png')
+    image.convert('L').save(folder/'gray.png')
+    image.convert('CMYK').save(folder/'cmyk.jpg')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder/'turned.jpg', exif=exif)
+    image.save(folder/'corrupt.png')
+    image.save(folder/'missing.png')
+    Image.fromarray((pixels[..., 0].astype(np.uint16)*200)).save(folder/'deep.png')
+    return ['plain.png', 'gray.png', 'cmyk.jpg', 'turned.jpg', 'corrupt.png', 'missing.png', 'deep.png']
+
+
+def test_images_that_cannot_be_shown_give_the_reason_and_turned_ones_are_upright(tmp_path):
+    names = odd_images(tmp_path)
+    df = pd.DataFrame({'path': names*6, 'label': list('abbaaba')*6, 'is_valid': [False]*35 + [True]*7})
+    dls = ImageDataLoaders.from_df(df, tmp_path, valid_col='is_valid', bs=8, num_workers=0, device='cpu',
+                                   item_tfms=Resize(16))
+    learn = quiet(Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), CrossEntropyLossFlat()))
+    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    (tmp_path/'corrupt.png').write_bytes(b'\x89PNG\r\n\x1a\nnothing')
+    (tmp_path/'missing.png').unlink()
+    interp = CleanInterpretation.from_learner(learn)
+    shown = {n: interp.shown(list(dls.train_ds.items.path).index(n)) for n in names}
+    assert shown['plain.png'].shape == (20, 30, 3) and shown['gray.png'].shape == (20, 30, 3)
+    assert shown['cmyk.jpg'].shape == (20, 30, 3) and shown['deep.png'].shape[:2] == (20, 30)
+    assert shown['turned.jpg'].shape == (30, 20, 3) and shown['turned.jpg'][2, :, 0].mean() > 200
+    assert isinstance(shown['missing.png'], Unreadable) and 'FileNotFoundError' in shown['missing.png']
+    assert isinstance(shown['corrupt.png'], Unreadable) and 'UnidentifiedImageError' in shown['corrupt.png']
+    interp.find_issues(num_to_remove_per_class=[15, 15])
+    axs = interp.plot_noisy(30)
+    axs[0].figure.canvas.draw()
+    text = interp.report(tmp_path/'r.html', n=35).read_text(encoding='utf-8')
+    assert text.count('<li class="missing">') == 10 and text.count('<li class="image">') == 25

@@ -49,6 +49,7 @@ def test_thresholds_are_the_mean_self_confidence_of_each_class():
     labels, probs = case(3, 200)
     expected = [probs[labels == k, k].mean() for k in range(4)]
     assert np.allclose(class_thresholds(labels, probs), expected)
+    assert np.isnan(class_thresholds(np.minimum(labels, 2), probs)[3])
 
 
 def test_top_pairs_count_the_issues_of_each_pair():
@@ -87,9 +88,9 @@ def test_ensemble_of_scores_ranks_by_mean_rank_and_ignores_units(seed):
     assert np.array_equal(alone.label_quality.rank(), find_issues(labels, probs).label_quality.rank())
 
 
-@pytest.mark.parametrize('score, match', [('loss', 'choose one of'), (np.zeros(3), r'shape \(3,\)'), (['loss'], 'choose'),
-                                          (np.full(60, np.nan), '60 values that are not finite'),
-                                          (lambda y, p: 1., r'shape \(\)')])
+@pytest.mark.parametrize('score, match', [
+    ('loss', 'choose one of'), (np.zeros(3), r'shape \(3,\)'), (['loss'], 'choose'),
+    (np.full(60, np.nan), '60 values that are not finite'), (lambda y, p: 1., r'shape \(\)')])
 def test_scores_that_do_not_fit_are_named(score, match):
     labels, probs = case(0)
     with pytest.raises(ValueError, match=match): find_issues(labels, probs, score=score)

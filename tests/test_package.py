@@ -18,7 +18,7 @@ from fastai_clean import callbacks
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT/'fastai_clean'
 MODULES = sorted(o.relative_to(PACKAGE).as_posix() for o in PACKAGE.rglob('*.py'))
-CALLBACKS = [getattr(callbacks, o) for o in callbacks.__all__]
+CALLBACKS = [*(getattr(callbacks, o) for o in callbacks.__all__), everything.CleanWandbCallback]
 
 
 def test_import_changes_no_state_and_opens_no_connection():
@@ -72,7 +72,8 @@ def test_callbacks_come_after_saving_and_progress_and_stay_out_of_folds(cls):
 
 
 @pytest.mark.parametrize('cls', CALLBACKS)
-def test_callbacks_leave_no_trace_on_the_learner(cls):
+def test_callbacks_leave_no_trace_on_the_learner(cls, monkeypatch):
+    monkeypatch.setenv('WANDB_MODE', 'disabled')
     learn = tiny_learn(digit_dls(range(40), range(40, 50)))
     before, cbs = set(vars(learn)), list(learn.cbs)
     plain = tiny_learn(digit_dls(range(40), range(40, 50)))

@@ -1,7 +1,6 @@
 "Pictures of hostile and odd items, of class pairs and of classes: what is drawn is what was given"
 import re
 import warnings
-from time import perf_counter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -144,10 +143,10 @@ def test_matrix_of_all_classes_has_ticks_that_do_not_overlap():
     assert all(int(name) == at for name, at in zip(tick_names(ax.yaxis), ax.get_yticks()))
 
 
-def test_matrix_of_a_thousand_classes_is_drawn_in_seconds():
-    start = perf_counter()
-    draw(plot_matrix(confusion(1000), max_classes=None))
-    assert perf_counter() - start < 10
+def test_matrix_of_a_thousand_classes_writes_no_numbers():
+    ax = plot_matrix(confusion(1000), max_classes=None)
+    draw(ax)
+    assert not ax.texts and len(ax.images) == 2
 
 
 def test_matrix_colours_rank_what_is_off_the_diagonal():

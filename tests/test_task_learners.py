@@ -114,7 +114,8 @@ def test_untrained_model_does_not_find_them(kind, all_learned):
     learn, wrong = all_learned[kind]
     rng = np.random.default_rng(1)
     probs = learn.oof.pred_probs[rng.permutation(len(wrong))]
-    kept, learn.oof = learn.oof, OutOfFold(probs, learn.oof.targets, items=learn.oof.items, vocab=learn.oof.vocab, task=kind)
+    kept = learn.oof
+    learn.oof = OutOfFold(probs, kept.targets, items=kept.items, vocab=kept.vocab, task=kind)
     try: table = CleanInterpretation.from_learner(learn).issues.sort_index()
     finally: learn.oof = kept
     assert average_precision_score(wrong, -table.label_quality) < 2.5*wrong.mean()
@@ -222,7 +223,8 @@ def test_flip_averages_the_mirror_image():
 def table():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3)).astype(np.float32)
-    return pd.DataFrame(x, columns=list('abc')).assign(y=2*x[:, 0] - x[:, 1], z=x[:, 2], p=(x[:, 0] > 0)*1., q=(x[:, 1] > 0)*1.)
+    a, b, c = x.T
+    return pd.DataFrame(x, columns=list('abc')).assign(y=2*a - b, z=c, p=(a > 0)*1., q=(b > 0)*1.)
 
 
 @pytest.mark.parametrize('y_names, block, task, c', [
@@ -249,7 +251,8 @@ class Vectors(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize('make, task, loss', [
-    (lambda i: torch.tensor([float(DIGITS.target[i] % 2), float(DIGITS.target[i] > 4)]), 'multilabel', nn.BCEWithLogitsLoss()),
+    (lambda i: torch.tensor([float(DIGITS.target[i] % 2), float(DIGITS.target[i] > 4)]), 'multilabel',
+     nn.BCEWithLogitsLoss()),
     (lambda i: torch.tensor([DIGITS.target[i]/9., DIGITS.target[i] % 3.]).float(), 'regression', nn.MSELoss()),
     (lambda i: torch.full((8, 8), int(DIGITS.target[i] > 4)), 'segmentation', nn.CrossEntropyLoss())])
 def test_plain_data_sets_say_their_task_by_their_targets(make, task, loss):

@@ -313,6 +313,7 @@ def test_interrupted_fit_leaves_a_learner_that_trains_on_in_the_same_run(tmp_pat
             if self.training and self.iter == 2: raise KeyboardInterrupt
     learn = noisy_learn(cbs=(cb := CleanWandbCallback()))
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
+    learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
     learn.validate()
     learn.fit(1, cbs=ConfidentLearningCallback(2))
     cb.finish()
@@ -337,6 +338,8 @@ def test_beside_fastais_callback_every_row_arrives_once(tmp_path, monkeypatch):
     with wandb.init(): noisy_learn().fine_tune(1, cbs=[theirs, ConfidentLearningCallback(2), CleanWandbCallback()])
     [run], folds = read_runs(tmp_path)
     assert sum('raw_loss' in o for o in run.rows) == 2*5 and run.n_tables == 2
+    assert sum({'raw_loss', 'train_samples_per_sec', 'valid_loss'} <= set(o) for o in run.rows) == 2
+    assert sum('valid_loss' in o for o in run.rows) == 2
     assert len(folds) == 4
 
 

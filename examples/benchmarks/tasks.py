@@ -89,7 +89,8 @@ def conv_net(c_in, c_out):
                          nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, c_out))
 
 
-def mask_net(c_out): return nn.Sequential(ConvLayer(3, 24), ConvLayer(24, 32), ConvLayer(32, 32), nn.Conv2d(32, c_out, 1))
+def mask_net(c_out):
+    return nn.Sequential(ConvLayer(3, 24), ConvLayer(24, 32), ConvLayer(32, 32), nn.Conv2d(32, c_out, 1))
 
 
 TASKS = {'several labels': (traits_dls, lambda: conv_net(1, len(TRAITS)), BCEWithLogitsLossFlat()),

@@ -72,7 +72,8 @@ def _checked(ys, vocab, task):
         targets = np.array([int(y) for y in ys], dtype=np.int64)
         bad = (targets < 0) | (targets >= (targets.max() + 1 if vocab is None else len(vocab)))
     else:
-        if len({y.shape for y in ys}) > 1: raise ValueError("the targets have different lengths: give each item as many")
+        if len({y.shape for y in ys}) > 1:
+            raise ValueError("the targets have different lengths: give each item as many")
         targets = np.stack(ys).astype(np.float32)
         if targets.ndim == 2 and targets.shape[1] == 1 and task == 'regression': targets = targets[:, 0]
         vectors = targets.ndim == 2 and targets.shape[1] > 1
@@ -97,8 +98,9 @@ def _table_labels(to):
         raise TypeError(f"there are {len(names)} target columns {names}, each with classes: one is needed, or "
                         "MultiCategoryBlock(encoded=True) for columns of 0 and 1")
     ys = to.items[names].to_numpy(dtype=np.float32)
-    if len(names) > 1: return _checked(list(ys), None if vocab is None else names, 'multilabel' if vocab else 'regression')
-    return _checked(list(ys[:, 0]), vocab, 'regression' if vocab is None else 'classification')
+    if len(names) > 1 and vocab is not None: return _checked(list(ys), names, 'multilabel')
+    if len(names) == 1: ys = ys[:, 0]
+    return _checked(list(ys), vocab, 'regression' if vocab is None else 'classification')
 
 
 def _codes(dl):

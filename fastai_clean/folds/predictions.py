@@ -105,7 +105,8 @@ def predict(
     found = len(idxs) if idxs is not None else len(dl.dataset) if hasattr(dl, 'dataset') else None
     cb = _Collect(act, task, n or found or 1, tta, features, copy.deepcopy(list(metrics)))
     try:
-        *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False, cbs=cb)
+        *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False,
+                                     cbs=cb)
     finally: cb.after_validate()
     preds = check_preds(_cat(cb.preds), found, c, task)
     order = slice(None) if idxs is None else np.argsort(idxs)

@@ -124,7 +124,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         act, loss_func = infer_act(learn.loss_func, act, task), learn.loss_func
         with_loss = hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
         got = predict(learn, dl, act, labels.c, task, with_loss=with_loss, tta=tta, features=True)
-        how |= {'probabilities': IN_SAMPLE if ds_idx == 0 else HELD_OUT, 'model': type(learn.model).__name__, 'tta': tta}
+        how |= {'probabilities': IN_SAMPLE if ds_idx == 0 else HELD_OUT, 'tta': tta}
         return cls(learn, dl, got.losses, act, got.preds, targs if got.masks is None else got.masks, **kw,
                    features=got.features, how=how)
 
@@ -208,8 +208,8 @@ def _check_oof(oof, labels, items):
         raise ValueError(f"learn.oof holds {len(oof)} items, which are not the {n} of the training set: "
                          "was dls changed? Set learn.oof to the OutOfFold of this training set, or to None")
     if oof.task != labels.task:
-        raise ValueError(f"learn.oof is of the task {oof.task}, but the training set's labels are of {labels.task}: set "
-                         "learn.oof to the OutOfFold of this training set, or to None")
+        raise ValueError(f"learn.oof is of the task {oof.task}, but the training set's labels are of {labels.task}: "
+                         "set learn.oof to the OutOfFold of this training set, or to None")
     if labels.targets is not None and not np.array_equal(oof.targets, labels.targets):
         differ = (oof.targets != labels.targets).reshape(n, -1).any(1).sum()
         raise ValueError(f"learn.oof was made for other labels: {differ} of {n} differ "

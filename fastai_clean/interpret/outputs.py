@@ -1,5 +1,6 @@
 "The files of a CleanInterpretation"
 import os
+from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,7 +41,8 @@ class Outputs:
         only_issues=True,  # Whether to leave out the items that are no issues
         overwrite=False,  # Whether to replace a file
     ) -> Path:
-        "Write `to_frame` as CSV. The full table is `issues`. Raises FileExistsError where `path` exists, see `overwrite`"
+        """Write `to_frame` as CSV; the full table is `issues`. Raises FileExistsError where `path` exists, see
+        `overwrite`."""
         return _write(path, overwrite, lambda tmp: self.to_frame(only_issues).to_csv(tmp, index=False))
 
     def to_parquet(self,
@@ -50,7 +52,7 @@ class Outputs:
     ) -> Path:
         """Write `to_frame` as Parquet, columns of mixed types as text. Raises FileExistsError where `path` exists, see
         `overwrite`, and ImportError where pyarrow (extra `parquet`) is not installed."""
-        try: import pyarrow  # noqa: F401
+        try: import_module('pyarrow')
         except ImportError as e:
             raise ImportError("to_parquet needs pyarrow: pip install 'fastai_clean[parquet]'") from e
         df = self.to_frame(only_issues)
@@ -73,7 +75,7 @@ class Outputs:
 
     def _report_parts(self, n):
         rows, how = self.issues.head(n), dict(self.how)
-        folds, tables, pictures = how.pop('fold_metrics', None), [], []
+        folds, tables, pictures, warnings = how.pop('fold_metrics', None), [], [], []
         summary = {'items': len(self.issues), 'label issues': int(self.issues.is_issue.sum()),
                    'estimated noise rate': f'{self.noise_rate:.1%}', 'probabilities': self.how.get('probabilities', '')}
         if self.task == 'classification':
@@ -86,12 +88,13 @@ class Outputs:
                         ('Health of the classes', self.plot_class_health),
                         ('Label quality by given class', self.plot_quality),
                         ('Confusion matrix of the model', self.plot_confusion_matrix)]
-            how |= {'advised filter': f'{advice.filter_by}: {advice.reason}'}
+            warnings.append(f'Filter in use: {self.filter_by}; advised for these data: {advice.filter_by}. '
+                            f'{advice.reason}.')
         if self.task == 'multilabel':
-            tables = [('Worst single labels', self.class_issues().head(25).drop(columns='position', errors='ignore'))]
+            tables = [('Worst single labels', self.class_issues().head(25))]
         if folds: tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
-        how |= {'task': self.task, 'filter': self.filter_by, 'model': self.how.get('model', type(self.learn.model).__name__)}
-        warnings = [FLATTERS] if self.how.get('probabilities') == 'in-sample' else []
+        how |= {'task': self.task, 'filter': self.filter_by, 'model': type(self.learn.model).__name__}
+        if self.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
         if self.how.get('probabilities') == 'held-out': warnings.append(TEST)
         cells = [{k: v for k, v in o._asdict().items() if k != 'Index'} for o in rows.itertuples()]
         shown = [{'shown': self.shown(i), 'cells': o} for i, o in zip(rows.index, cells)]

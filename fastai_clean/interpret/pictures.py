@@ -48,7 +48,7 @@ class Pictures:
         "Estimated probability of each given label (row) of the items that are truly of a class (column)"
         self._needs_classes('plot_noise_matrix')
         return plot_matrix(noise_matrix(self.given, joint=self.joint), list(self.vocab), **{
-            'title': 'Noise matrix P(given | true)', 'xlabel': 'true', 'ylabel': 'given', 'fmt': '.2f', **kwargs})
+            'title': 'Noise matrix P(given | true)', 'xlabel': 'true', 'ylabel': 'given', **kwargs})
 
     def plot_confusion_matrix(self,
         normalize=False,  # Whether to show shares of each given class
@@ -67,8 +67,8 @@ class Pictures:
     def plot_quality(self,
         **kwargs,  # Passed to `plot_quality` of `plots`: max_classes, bins, ncols, figsize
     ) -> np.ndarray:  # Axes, one a class
-        """Histograms of the label quality by given class, issues apart. Where the score is self-confidence, a line marks
-        the class's mean, which confident learning takes as the threshold of belonging to the class."""
+        """Histograms of the label quality by given class, issues apart. Where the score is self-confidence, a line
+        marks the class's mean, which confident learning takes as the threshold of belonging to the class."""
         self._needs_classes('plot_quality')
         table = self.issues.sort_index()
         own = self.probs[np.arange(len(self.given)), self.given]

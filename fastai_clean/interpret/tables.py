@@ -20,7 +20,8 @@ class Tables:
 
     def _needs_classes(self, name):
         if self.task != 'classification':
-            raise TypeError(f"{name} needs one class an item, but these labels are of the task {self.task}: see `issues`")
+            raise TypeError(f"{name} needs one class an item, but these labels are of the task {self.task}: see "
+                            "`issues`")
 
     @cached_property
     def joint(self):
@@ -57,6 +58,13 @@ class Tables:
         self._needs_classes('advise_filter')
         return advise_filter(self.given, self.probs, joint=self.joint)
 
+    def _worst(self, n=3):
+        if self.task == 'classification':
+            return ', '.join(f'{o.given} → {o.predicted} ({o.count})' for o in self.top_pairs(n).itertuples())
+        if self.task != 'multilabel': return ''
+        counts = self.issues.worst_class[self.issues.is_issue].value_counts().head(n)
+        return ', '.join(f'{k} ({v})' for k, v in counts.items())
+
     def class_issues(self,
         **kwargs,  # Passed to `issues.find_class_issues`: filter_by, score, only_issues
     ) -> pd.DataFrame:
@@ -77,7 +85,7 @@ class Tables:
         print(skm.classification_report(self.given, self.predicted, labels=range(len(names)), target_names=names))
 
     def evaluate(self,
-        corrections=None,  # A person's labels, position -> label as in `vocab`; None: the predicted ones for the flagged
+        corrections=None,  # A person's labels, position -> label as in `vocab`; None: the flagged get the predicted
         metrics=None,  # Name -> function of true and predicted labels; None: accuracy and F1, or the task's own
         n_boot=1000,  # Bootstrap samples
         seed=42,  # Seed of the bootstrap
@@ -95,8 +103,8 @@ class Tables:
             if bad := [o for o in corrections if not (isinstance(o, (int, np.integer)) and 0 <= o < len(y))]:
                 raise ValueError(f"corrections has the position {bad[0]!r}: pass positions 0..{len(y) - 1}")
             for i, label in corrections.items(): fixed[i] = self._encode(label)
-        warn("metrics without the items that the model itself flags, or with its own predictions as labels, flatter the "
-             "model: report those on the given labels, or on labels that a person corrected", stacklevel=2)
+        warn("metrics without the items that the model itself flags, or with its own predictions as labels, flatter "
+             "the model: report those on the given labels, or on labels that a person corrected", stacklevel=2)
         variants = {'as given': (y, p), 'flagged left out': (y[~flagged], p[~flagged]),
                     'flagged corrected' if corrections is None else 'corrected by a person': (fixed, p)}
         return bootstrap_metrics(variants, metrics or METRICS[self.task], n_boot=n_boot, seed=seed)

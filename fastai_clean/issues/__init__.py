@@ -7,7 +7,8 @@ from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segment
 from .table import FILTERS, SCORES, find_issues, label_quality
 from .tasks import REGRESSION_SCORES, find_class_issues, find_multilabel_issues, find_regression_issues
 
-__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice', 'advise_filter', 'apply_temperature',
-           'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
+__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice', 'advise_filter',
+           'apply_temperature', 'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues',
+           'find_issues',
            'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues', 'fit_temperature',
            'label_quality', 'noise_matrix', 'noise_rate', 'segmentation_pixel_issues', 'top_pairs']

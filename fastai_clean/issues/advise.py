@@ -38,10 +38,11 @@ def advise_filter(
     labels, pred_probs = check_labels_probs(labels, pred_probs)
     rate = noise_rate(labels, joint=confident_joint(labels, pred_probs) if joint is None else joint)
     disagreement = float(np.mean(pred_probs.argmax(1) != labels))
-    found = f'confident learning counts {rate:.1%} of the labels as wrong, where the model disagrees with {disagreement:.1%}'
+    found = (f'confident learning counts {rate:.1%} of the labels as wrong, where the model disagrees with '
+             f'{disagreement:.1%}')
     if rate < UNDERCOUNT*disagreement:
-        return Advice('predicted_neq_given', f'{found}: it under-counts, as it does where a good model meets the errors '
-                      'of people, and the disagreements themselves find most', rate, disagreement)
+        return Advice('predicted_neq_given', f'{found}: it under-counts, as it does where a good model meets the '
+                      'errors of people, and the disagreements themselves find most', rate, disagreement)
     if rate < MUCH:
         return Advice('both', f'{found}: with random errors, or a model that is often wrong itself, the strictest '
                       'filter is the most precise', rate, disagreement)

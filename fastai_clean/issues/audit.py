@@ -71,7 +71,7 @@ def _check(labels, pred_probs, task, vocab):
     elif task == 'regression': labels = check_numbers('labels', labels, (1, 2))
     elif pred_probs is not None: return check_labels_probs(labels, pred_probs, vocab)
     else:
-        labels = np.asarray(labels) if isinstance(labels, (list, tuple)) else as_array(labels)
+        labels = pd.Series(labels).to_numpy() if isinstance(labels, (list, tuple)) else as_array(labels)
         if labels.ndim != 1 or not len(labels):
             raise ValueError(f"labels has shape {labels.shape}: pass one an item, at least 1 item")
         if pd.isna(labels).any(): raise ValueError(f"labels has {pd.isna(labels).sum()} missing values: leave them out")

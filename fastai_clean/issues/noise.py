@@ -41,10 +41,12 @@ def noise_rate(
 def class_thresholds(
     labels,  # Given labels: class indices (n,)
     pred_probs,  # Probabilities (n, c)
-) -> np.ndarray:  # (c,), 0 to 1
-    """Confident learning's threshold of each class: the mean self-confidence of the items labelled so. An item counts as
-    truly of class j where its probability of j reaches j's threshold (Northcutt et al., JAIR 2021, equation 2)."""
-    return get_confident_thresholds(*check_labels_probs(labels, pred_probs))
+) -> np.ndarray:  # (c,), 0 to 1; NaN for a class that no item was given
+    """Confident learning's threshold of each class: the mean self-confidence of the items labelled so. An item counts
+    as truly of class j where its probability of j reaches j's threshold (Northcutt et al., JAIR 2021, equation 2)."""
+    labels, pred_probs = check_labels_probs(labels, pred_probs)
+    thresholds = np.asarray(get_confident_thresholds(labels, pred_probs), dtype=float)
+    return np.where(np.bincount(labels, minlength=len(thresholds)) > 0, thresholds, np.nan)
 
 
 def class_health(
@@ -60,7 +62,8 @@ def class_health(
     shares 0 to 1."""
     joint = _joint(labels, pred_probs, joint)
     df = rank_classes_by_label_quality(labels=np.asarray(labels), joint=joint/joint.sum(), num_examples=len(labels))
-    df.columns = ['class', 'label_issues', 'inverse_label_issues', 'label_noise', 'inverse_label_noise', 'label_quality']
+    df.columns = ['class', 'label_issues', 'inverse_label_issues', 'label_noise', 'inverse_label_noise',
+                  'label_quality']
     counts = np.bincount(np.asarray(labels), minlength=len(joint))
     df.insert(1, 'items', counts[df['class']])
     if vocab is not None: df['class'] = [vocab[i] for i in df['class']]
@@ -76,8 +79,9 @@ def top_pairs(
     vocab=None,  # Names of the c classes; None: their indices
     n=10,  # Number of pairs; None: all
 ) -> pd.DataFrame:  # Columns given, predicted, count, error_rate
-    """The class pairs with most label issues: `count` items labelled `given` are issues and predicted to be `predicted`;
-    `error_rate` is the estimated share, 0 to 1, of all items labelled `given` that truly are `predicted`."""
+    """The class pairs with most label issues: `count` items labelled `given` are issues and predicted to be
+    `predicted`; `error_rate` is the estimated share, 0 to 1, of all items labelled `given` that truly are
+    `predicted`."""
     c = len(joint)
     pairs, counts = np.unique(np.asarray(labels)[is_issue]*c + np.asarray(predicted)[is_issue], return_counts=True)
     order = np.argsort(-counts, kind='stable')[:n]

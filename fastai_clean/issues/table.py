@@ -31,9 +31,9 @@ def find_issues(
     """The issue table: every item, the likeliest wrong label first, indexed by the item's position in the data set.
 
     `confidence` is the probability of the predicted class, 0 to 1, and `label_quality` what `label_quality` makes of
-    `score`, for a name also 0 to 1. Ties keep the order of the data set. Confident learning: Northcutt, Jiang and Chuang, "Confident Learning:
-    Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or TypeError as `check_labels_probs` does,
-    and for an unknown filter or score."""
+    `score`, for a name also 0 to 1. Ties keep the order of the data set. Confident learning: Northcutt,
+    Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
+    TypeError as `check_labels_probs` does, and for an unknown filter or score."""
     labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
     check_choice('filter_by', filter_by, FILTERS)
     items = item_column(items, len(labels))
@@ -68,5 +68,5 @@ def _quality(labels, pred_probs, score):
     values = np.asarray(score(labels, pred_probs) if callable(score) else score, dtype=float)
     if values.shape != labels.shape or not np.isfinite(values).all():
         raise ValueError(f"score gives shape {values.shape} with {(~np.isfinite(values)).sum()} values that are not "
-                         f"finite: pass one of {', '.join(SCORES)}, or {len(labels)} finite numbers, low for bad labels")
+                         f"finite: pass one of {', '.join(SCORES)}, or {len(labels)} finite numbers, low where wrong")
     return values

@@ -125,8 +125,8 @@ class FoldLearners:
         config = {**self.config, 'n_epoch': [o.n_epoch for o in self.fits],
                   'fold_metrics': [self.metrics[o] for o in sorted(self.metrics)]}
         vocab = [] if self.labels.task == 'regression' else self.labels.vocab
-        self.learn.oof = OutOfFold(*(o.copy() for o in (self.pred_probs, targets, self.fold)), self.items, vocab, config,
-                                   self.labels.task)
+        arrays = (o.copy() for o in (self.pred_probs, targets, self.fold))
+        self.learn.oof = OutOfFold(*arrays, self.items, vocab, config, self.labels.task)
 
     def _predicted(self, learn, dl, metrics=()):
         learn.remove_cbs(SkipToEpoch)

@@ -45,8 +45,8 @@ class OutOfFold:
         self.config = dict(config or {})
         wanted = {'classification': (n,), 'segmentation': (n, *shape[2:])}.get(task, shape)
         if self.targets.shape != wanted:
-            raise ValueError(f"targets has length {len(self.targets)} and shape {self.targets.shape}, but pred_probs has "
-                             f"shape {shape}: it must be {wanted}")
+            raise ValueError(f"targets has length {len(self.targets)} and shape {self.targets.shape}, but pred_probs "
+                             f"has shape {shape}: it must be {wanted}")
         for name, found, want in (('fold', len(self.fold), n), ('items', len(self.items), n),
                                   ('vocab', len(self.vocab), c)):
             if found != want:
@@ -117,7 +117,8 @@ class OutOfFold:
             raise FileNotFoundError(f"path {path} is no saved OutOfFold: {', '.join(missing)} missing")
         meta = json.loads((path/'oof.json').read_text(encoding='utf-8'))
         arrays = {name: np.load(path/f'{name}.npy', allow_pickle=False) for name in _ARRAYS}
-        return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')}, task=meta.get('task', 'classification'))
+        return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')},
+                   task=meta.get('task', 'classification'))
 
 
 _ARRAYS = 'pred_probs', 'targets', 'fold'
