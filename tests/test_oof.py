@@ -84,3 +84,11 @@ def test_row_of_an_unfinished_fold_is_not_done():
     probs = PROBS.copy()
     probs[1] = np.nan
     assert OutOfFold(probs, [0, 1, 1]).done.tolist() == [True, False, True]
+
+
+def test_probabilities_left_on_disk_are_used_from_there(tmp_path):
+    rng = np.random.default_rng(0)
+    oof = OutOfFold.from_arrays(np.arange(40) % 4, rng.dirichlet(np.ones(4), 40).astype(np.float32))
+    again = OutOfFold.load(oof.save(tmp_path/'oof'), mmap_mode='r')
+    assert isinstance(again.pred_probs.base, np.memmap) and again.done.all()
+    assert np.array_equal(again.pred_probs, oof.pred_probs)

@@ -1,8 +1,11 @@
 "Learners whose items have several labels, a number or a mask: out-of-fold, ranked, shown, written"
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wandb
 from conftest import DIGITS, PIXELS, quiet
 from fastai.callback.core import Callback
 from fastai.data.block import DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
@@ -16,7 +19,7 @@ from fastai.vision.all import ImageBlock, MaskBlock, PILImage
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
+from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, log_interpretation
 
 N, N_VALID = 240, 40
 NAMES = ['even', 'big', 'round']
@@ -278,3 +281,12 @@ def test_rare_labels_are_in_every_fold():
     assert np.ptp(counts[3]) <= 1 and np.ptp(np.bincount(folds)) <= 1
     high = fold_numbers(np.arange(100.), 4)
     assert [np.arange(100)[high == k].mean() for k in range(4)] == pytest.approx([49.5]*4, abs=2)
+
+
+@KINDS
+def test_every_task_is_logged_to_wandb(kind, all_learned, tmp_path):
+    interp = CleanInterpretation.from_learner(all_learned[kind][0])
+    with wandb.init(project='test', mode='offline', dir=tmp_path, settings={'silent': True}) as run:
+        log_interpretation(interp, run, n_items=5)
+    table = json.loads(next(tmp_path.rglob('media/table/*.json')).read_text())
+    assert len(table['data']) == 5 and {'item', 'given', 'predicted', 'label_quality'} <= set(table['columns'])

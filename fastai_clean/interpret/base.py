@@ -177,7 +177,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         batches = [to_cpu(b) for b in dl]
         n_inp = getattr(self.dl, 'n_inp', len(batches[0]) - 1)
         inps = tuple(torch.cat([b[j] for b in batches]) for j in range(n_inp))
-        return detuplify(inps), self.preds[idxs], self.targs[idxs], self.decoded[idxs], self.losses[idxs]
+        rows = (torch.as_tensor(o[idxs]) for o in (self.probs, self.given, self.predicted))
+        return detuplify(inps), *rows, self.losses[idxs]
 
     def _calibrate(self, how):
         if how != 'temperature': raise ValueError(f"calibrate is {how!r}: choose 'temperature' or None")

@@ -26,15 +26,17 @@ class Outputs:
         only_issues=True,  # Whether to leave out the items that are no issues
     ) -> pd.DataFrame:
         """The worst items first: the columns of the data set's DataFrame, or path and label, then `predictions` and
-        `confidence` (for regression none). Several labels are joined by ';'."""
+        `confidence` (for regression none), or `predictions_1` where the person has such a column. Several labels are
+        joined by ';'."""
         rows = self.issues[self.issues.is_issue] if only_issues else self.issues
         ds, items = self.dl.dataset, getattr(self.dl.dataset, 'items', None)
         if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
         elif isinstance(items, pd.DataFrame):
             df = items.iloc[rows.index].map(lambda o: readable(o) if is_listy(o) else o)
         else: df = pd.DataFrame({'path': rows.item.to_numpy(), 'label': rows.given.map(_joined).to_numpy()})
-        df = df.assign(predictions=rows.predicted.map(_joined).to_numpy())
-        return df.assign(confidence=rows.confidence.to_numpy()) if 'confidence' in rows else df
+        added = {'predictions': rows.predicted.map(_joined).to_numpy()}
+        if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
+        return df.assign(**{f'{k}_1' if k in df else k: v for k, v in added.items()})
 
     def to_csv(self,
         path,  # File to write

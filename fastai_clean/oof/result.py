@@ -62,7 +62,7 @@ class OutOfFold:
     @property
     def done(self):
         "Boolean mask (n,) of the items whose fold was finished"
-        return np.isfinite(self.pred_probs.reshape(len(self), -1)).all(1)
+        return np.isfinite(self.pred_probs.reshape(len(self), -1).sum(1))
 
     @classmethod
     def from_arrays(cls,
@@ -110,13 +110,15 @@ class OutOfFold:
     @classmethod
     def load(cls,
         path,  # Folder that `save` made
+        mmap_mode=None,  # 'r' leaves the probabilities on disk, as a memory map; None reads them
     ):
         "Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing or does not fit"
         path = Path(path)
         if missing := sorted(o for o in _FILES if not (path/o).is_file()):
             raise FileNotFoundError(f"path {path} is no saved OutOfFold: {', '.join(missing)} missing")
         meta = json.loads((path/'oof.json').read_text(encoding='utf-8'))
-        arrays = {name: np.load(path/f'{name}.npy', allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: np.load(path/f'{name}.npy', mmap_mode=mmap_mode if name == 'pred_probs' else None,
+                                allow_pickle=False) for name in _ARRAYS}
         return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')},
                    task=meta.get('task', 'classification'))
 

@@ -34,7 +34,7 @@ def plot_matrix(
     m = _check_matrix(matrix)
     names = class_names(vocab, len(m), 'matrix')
     off = m - np.diag(np.diag(m))
-    shown = np.sort(first_classes(off.sum(0) + off.sum(1), max_classes))
+    shown = np.sort(_confused(off, max_classes))
     if len(shown) < len(m):
         note = f'{len(shown)} of {len(m)} classes, those with most off the diagonal'
         title = f'{title}\n{note}' if title else note
@@ -50,6 +50,16 @@ def plot_matrix(
     if title: ax.set_title(drawable(title), fontsize='medium', **PLAIN)
     _draw_numbers(ax, im, m, fmt, annotate)
     return ax
+
+
+def _confused(off, max_classes):
+    "The classes of the pairs with most off the diagonal, either way, so that each is shown beside its counterpart"
+    keep = first_classes(off.sum(0) + off.sum(1), max_classes)
+    if len(keep) == len(off): return keep
+    pairs = np.triu(off + off.T)
+    order = np.argsort(-pairs, axis=None, kind='stable')[:np.count_nonzero(pairs)]
+    classes = np.stack(np.unravel_index(order, off.shape), 1).ravel()
+    return list(dict.fromkeys([*classes.tolist(), *keep.tolist()]))[:max_classes]
 
 
 def _check_matrix(matrix):
