@@ -4,8 +4,8 @@
 
 DIR holds labels.csv (path, split, true and the noisy columns) and images.tar, or the images themselves. For each noisy
 column it prints: the ranking by self-confidence against the true errors (AUROC, AUPRC; out-of-fold and, for
-comparison, in-sample), the filters' F1, the seconds of the plain fit and of the fit with the callback, and their
-ratio. Both fits are measured in the same run."""
+comparison, in-sample), the filters' F1 and the one advised, prune_by_class after temperature scaling, the seconds of
+the plain fit and of the fit with the callback, and their ratio. Both fits are measured in the same run."""
 import tarfile
 import time
 from io import BytesIO
@@ -68,12 +68,12 @@ def timed_fit(learn, epochs, lr, cbs=None):
         return time.perf_counter() - start
 
 
-def measure(df, images, column, epochs, lr, bs, n_folds, seed):
+def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
     "What one noisy column gives, name -> figure"
     plain = make_learner(df, images, column, bs, seed)
     seconds = timed_fit(plain, epochs, lr)
     learn = make_learner(df, images, column, bs, seed)
-    seconds_oof = timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed))
+    seconds_oof = timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed, tta=tta))
     interp = CleanInterpretation.from_learner(learn)
     train = df.iloc[[int(o) for o in interp.items]]
     wrong = (train[column] != train.true).to_numpy()
@@ -84,6 +84,9 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed):
                auroc=roc_auc_score(wrong, doubt), auprc=average_precision_score(wrong, doubt))
     for name in ('prune_by_noise_rate', 'predicted_neq_given', 'prune_by_class'):
         row[f'f1_{name}'] = f1_score(wrong, in_order(interp.find_issues(name), 'is_issue'))
+    scaled = CleanInterpretation.from_learner(learn, filter_by='prune_by_class', calibrate='temperature')
+    row |= dict(advised=interp.advise_filter().filter_by, temperature=scaled.how['temperature'],
+                f1_prune_by_class_scaled=f1_score(wrong, in_order(scaled.issues, 'is_issue')))
     train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
     with plain.no_bar(): preds, targs = plain.get_preds(dl=train_dl)
     row |= dict(auprc_in_sample=average_precision_score(wrong, 1 - preds[range(len(targs)), targs].numpy()),
@@ -102,6 +105,7 @@ def main(
     n_folds: int = 5,  # Folds
     seed: int = 0,  # Seed of weights, batches and folds
     n: int = None,  # Number of training images, the first; all by default
+    tta: str = None,  # 'flip': predict held-out images and their mirror images
 ):
     "Print a table a column; returns them as a DataFrame, a row a column"
     df = pd.read_csv(data/'labels.csv')
@@ -109,6 +113,6 @@ def main(
     images = load_images(data, df.path)
     rows = []
     for column in columns.split(','):
-        rows.append(measure(df, images, column, epochs, lr, bs, n_folds, seed))
+        rows.append(measure(df, images, column, epochs, lr, bs, n_folds, seed, tta))
         print(pd.Series(rows[-1]).to_string(float_format='{:.3f}'.format), flush=True)
     return pd.DataFrame(rows)
