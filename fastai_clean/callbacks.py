@@ -6,7 +6,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
-from .oof import FitRecord, FoldLearners
+from .oof import FitRecord, FoldLearners, was_trained
 
 __all__ = ['ConfidentLearningCallback']
 
@@ -66,7 +66,7 @@ class ConfidentLearningCallback(Callback):
             raise ValueError("splits was left behind when the Learner was copied or exported: pass it again to a new "
                              "ConfidentLearningCallback")
         if self.folds is None or self.folds.learn is not learn:
-            if len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics):
+            if was_trained(learn):
                 warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "
                      "fold, so the probabilities are not out-of-fold; start from a new Learner", stacklevel=2)
             folds = FoldLearners(self._record, self.n_folds, self.splits, self.seed, self.act, self.leave_out,

@@ -142,22 +142,24 @@ def log_interpretation(
     interp,  # A CleanInterpretation of any data set
     run=None,  # The run; None: the active one
     n_items=50,  # Rows of the table
-    name='worst_items',  # Name of the table
-    artifact=None,  # Name of the artifact; None: `label_issues-<run id>`, a new version with every call
+    name=None,  # Name of the table; None: worst_items, or worst_items_<data set> for another than the training set
+    artifact=None,  # Name of the artifact; None: label_issues-<run id>, likewise; a new version with every call
 ):
     """Log the worst items as a `wandb.Table` and the label issues, as `interp.to_csv` writes them, as an artifact of
     type `label-issues`; returns the artifact.
 
     The table has the columns of `interp.issues`, and `image` (at most 256 pixels a side) or `text` of the item; why an
-    item cannot be read stands in `text`. Another data set needs another `name` and `artifact`. Raises ImportError
-    without wandb, ValueError for n_items < 1 and without a run."""
+    item cannot be read stands in `text`. Raises ImportError without wandb, ValueError for n_items < 1 and without
+    a run."""
     _check_n_items(n_items)
     wandb = _wandb()
     if wandb is None: raise ImportError("wandb is not installed: pip install wandb")
     if run is None: run = wandb.run
     if run is None: raise ValueError("run is None and no run is active: call wandb.init() first, or pass run=")
-    run.log({name: _table(wandb, interp, n_items)})
-    made = wandb.Artifact(artifact or f'label_issues-{run.id}', 'label-issues', metadata=_counts(interp))
+    which = interp.how.get('data set', 'training set')
+    suffix = '' if which == 'training set' else '_' + which.replace(' ', '_')
+    run.log({name or f'worst_items{suffix}': _table(wandb, interp, n_items)})
+    made = wandb.Artifact(artifact or f'label_issues{suffix}-{run.id}', 'label-issues', metadata=_counts(interp))
     with TemporaryDirectory() as folder:
         made.add_file(str(interp.to_csv(Path(folder)/'label_issues.csv')))
         return run.log_artifact(made)

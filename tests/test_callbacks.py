@@ -473,6 +473,17 @@ def test_trained_learner_warns_and_a_new_one_does_not():
     with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2))
 
 
+@pytest.mark.parametrize('train', [lambda o: o.fit(1), lambda o: o.fit_one_cycle(1), lambda o: (o.fit_one_cycle(1),
+                                                                                                o.unfreeze())])
+@pytest.mark.parametrize('look', [lambda o: o.get_preds(), lambda o: o.validate(),
+                                  lambda o: CleanInterpretation.from_learner(o)])
+def test_trained_learner_warns_after_a_look_at_its_predictions_too(train, look):
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), metrics=accuracy)
+    train(learn)
+    look(learn)
+    with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+
+
 def test_validation_prediction_and_lr_find_are_no_fits():
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2))
     learn.validate()

@@ -91,6 +91,7 @@ def test_test_set_given_as_items_is_checked(trained):
     assert len(interp.issues) == 40
     with pytest.raises(TypeError, match='with_labels=True'):
         CleanInterpretation.from_learner(learn, dl=learn.dls.test_dl(list(range(300, 340))))
+    with pytest.raises(TypeError, match='dl is a DataFrame'): CleanInterpretation.from_learner(learn, dl=pd.DataFrame())
 
 
 def test_training_loader_given_as_dl_is_read_in_order(trained):
@@ -152,7 +153,7 @@ def test_titles_say_given_and_predicted_label_confidence_and_quality(images):
     assert len(axs) == len(rows)
     for ax, o in zip(axs, rows.itertuples()):
         assert ax.get_title() == (f'given {o.given} → predicted {o.predicted}\n'
-                                  f'confidence {o.confidence:.2f}  quality {o.label_quality:.3f}')
+                                  f'conf {o.confidence:.2f}  quality {o.label_quality:.3f}  #{o.Index}')
     axs[0].figure.canvas.draw()
 
 
@@ -238,7 +239,7 @@ def test_tables_agree_with_the_issue_table(trained):
     interp = CleanInterpretation.from_learner(learn)
     health, pairs = interp.health(), interp.top_pairs(None)
     assert health['items'].sum() == N and len(health) == 10
-    assert health.label_issues.sum() == pytest.approx(interp.noise_rate*N, abs=10)
+    assert health.estimated_wrong.sum() == pytest.approx(interp.noise_rate*N, abs=10)
     assert pairs['count'].sum() <= interp.issues.is_issue.sum() and (pairs.given != pairs.predicted).any()
     assert interp.health_score == 1 - interp.noise_rate == pytest.approx((~wrong[:N]).mean(), abs=.15)
     assert interp.advise_filter().filter_by in FILTERS and '%' in interp.advise_filter().reason
@@ -255,6 +256,7 @@ def test_compare_gives_a_row_a_set(trained):
     interp = CleanInterpretation.from_learner(learn, ds_idx=1)
     assert table.noise_rate['valid'] == interp.noise_rate and table.n_issues['valid'] == len(interp.noisy_idxs())
     first = CleanInterpretation.from_learner(learn).top_pairs(1).iloc[0]
+    assert table.agreement['valid'] == (interp.given == interp.predicted).mean()
     assert table.worst_pairs['train'].startswith(f'{first.given} → {first.predicted} ({first["count"]})')
     assert list(CleanInterpretation.compare(learn, {'a': test, 'b': test}).index) == ['train', 'valid', 'a', 'b']
 
@@ -275,6 +277,8 @@ def test_evaluation_warns_and_says_how_much_the_model_is_flattered(trained):
     assert honest['corrected by a person', 'accuracy'] == pytest.approx(right)
     with pytest.raises(ValueError, match='position 99'): interp.evaluate({99: 1})
     with pytest.raises(ValueError, match="label 'x'"): interp.evaluate({0: 'x'})
+    with pytest.raises(TypeError, match='metrics is a function'): interp.evaluate(metrics=skm.accuracy_score)
+    with pytest.raises(TypeError, match='corrections is a list'): interp.evaluate(corrections=[1, 2])
 
 
 def test_audit_joins_its_columns_and_they_stay(trained):
@@ -288,6 +292,7 @@ def test_audit_joins_its_columns_and_they_stay(trained):
     assert {'is_outlier_issue', 'outlier_score', 'is_near_duplicate_issue', 'is_label_issue'} <= set(table)
     assert list(table.columns[:6]) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
     assert np.array_equal(table.label_score.sort_index(), table.label_quality.sort_index())
+    assert {o['issue_type'] for o in table.attrs['summary']} >= {'label', 'outlier', 'near_duplicate'}
     assert 'is_outlier_issue' in interp.find_issues('both') and table is not interp.issues
     with learn.added_cbs(count := Forwards()):
         CleanInterpretation.from_learner(learn, ds_idx=1).audit()
@@ -339,6 +344,8 @@ def test_report_is_one_file_with_everything(images, tmp_path):
     assert text.count('<li class="image">') == 7 and '&lt;b&gt;$x$' in text and '<b>$x$' not in text
     assert 'out-of-fold' in text and 'Metrics of the folds' in text and text.count('<figure>') == 5
     with pytest.raises(FileExistsError, match='overwrite=True'): interp.report(path)
+    with pytest.raises(IsADirectoryError, match='is a folder'): interp.report(tmp_path, overwrite=True)
+    with pytest.raises(FileNotFoundError, match='make .*none first'): interp.report(tmp_path/'none'/'r.html')
     assert [o.name for o in tmp_path.iterdir()] == ['r.html'] and not plt.get_fignums()
     valid = CleanInterpretation.from_learner(learn, ds_idx=1).report(tmp_path/'v.html').read_text()
     assert 'flatters the model' in valid

@@ -29,7 +29,7 @@ def test_class_health_equals_cleanlab(seed):
     assert list(df.index) == ['wxyz'[i] for i in expected['Class Index']]
     assert np.allclose(df.label_noise, expected['Label Noise']) and np.allclose(df.label_quality, 1 - df.label_noise)
     assert np.allclose(df.inverse_label_noise, expected['Inverse Label Noise'])
-    assert list(df.label_issues) == list(expected['Label Issues'])
+    assert list(df.estimated_wrong) == list(expected['Label Issues'])
     assert df['items'].sum() == 200 and df['items']['w'] == (labels == 0).sum()
 
 
@@ -89,7 +89,7 @@ def test_ensemble_of_scores_ranks_by_mean_rank_and_ignores_units(seed):
 
 
 @pytest.mark.parametrize('score, match', [
-    ('loss', 'choose one of'), (np.zeros(3), r'shape \(3,\)'), (['loss'], 'choose'),
+    ('loss', 'choose one of'), (np.zeros(3), '3 scores for 60 items'), (['loss'], 'choose'),
     (np.full(60, np.nan), '60 values that are not finite'), (lambda y, p: 1., r'shape \(\)')])
 def test_scores_that_do_not_fit_are_named(score, match):
     labels, probs = case(0)

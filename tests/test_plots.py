@@ -258,7 +258,7 @@ def test_quality_thresholds_are_lines_and_in_one_legend():
     axs = plot_quality(quality, given, issue, thresholds=[.25, np.nan, .75])
     fig = draw(axs)
     assert [[float(o.get_xdata()[0]) for o in ax.lines] for ax in axs] == [[.25], [], [.75]]
-    assert [o.get_text() for o in fig.legends[0].get_texts()] == ['other items', 'issues', "class's threshold"]
+    assert [o.get_text() for o in fig.legends[0].get_texts()] == ['other items', 'issues', 'mean of the class']
     assert len(fig.legends) == 1 and not any(ax.get_legend() for ax in axs)
 
 

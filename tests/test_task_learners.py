@@ -16,6 +16,7 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from fastai.metrics import accuracy_multi, mae
 from fastai.tabular.all import Categorify, TabularPandas, tabular_learner
 from fastai.vision.all import ImageBlock, MaskBlock, PILImage
+from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -174,6 +175,30 @@ def test_validation_predictions_equal_get_preds(all_learned):
         preds, targs = learn.get_preds()
         assert torch.allclose(interp.preds, preds.squeeze(-1) if kind == 'regression' else preds, atol=1e-6)
         assert np.allclose(np.asarray(interp.given, dtype=float), targs.squeeze(-1) if kind == 'regression' else targs)
+
+
+@KINDS
+def test_scores_of_ones_own_rank_every_task(kind, all_learned):
+    learn, wrong = all_learned[kind]
+    interp = CleanInterpretation.from_learner(learn)
+    flagged, n, default = interp.issues.is_issue.sort_index(), len(wrong), interp.issues.label_quality.sort_index()
+    table = interp.find_issues(score=np.arange(n)[::-1])
+    assert list(table.index) == list(range(n))[::-1] and table.is_issue.sort_index().equals(flagged)
+    name = {'multilabel': 'self_confidence', 'regression': 'residual', 'segmentation': 'softmin'}[kind]
+    ranks = interp.find_issues(score=[name, lambda y, p: wrong*-1.]).label_quality.sort_index()
+    assert np.allclose(ranks, (rankdata(default) + rankdata(wrong*-1.))/2/n)
+    assert len(interp.plot_quality()) == 1
+    with pytest.raises(ValueError, match=f'3 scores for {n} items'): interp.find_issues(score=np.ones(3))
+
+
+def test_agreement_is_that_of_model_and_given_labels(all_learned):
+    for kind, (learn, _) in all_learned.items():
+        interp = CleanInterpretation.from_learner(learn)
+        if kind == 'regression':
+            rest = np.square(interp.given - interp.predicted).sum()/np.square(interp.given - interp.given.mean()).sum()
+            assert interp.agreement == pytest.approx(1 - rest, abs=1e-5)
+        else: assert interp.agreement == np.mean(interp.given == interp.predicted) > .7
+        with pytest.raises(TypeError, match='health_score needs one class'): _ = interp.health_score
 
 
 def test_several_labels_list_their_single_issues(all_learned):

@@ -222,7 +222,8 @@ def test_validation_set_can_be_logged_to_the_active_run(tmp_path, clean):
     with wandb.init():
         log_interpretation(CleanInterpretation.from_learner(clean, ds_idx=1), n_items=3, name='worst_valid')
     [run], _ = read_runs(tmp_path)
-    assert len(run.tables['worst_valid']) == 3 and run.artifacts[f'label_issues-{run.id}'][0] == 'label-issues'
+    assert len(run.tables['worst_valid']) == 3
+    assert run.artifacts[f'label_issues_validation_set-{run.id}'][0] == 'label-issues'
 
 
 def test_active_run_is_used_and_left_open(tmp_path):

@@ -98,6 +98,9 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         The training set without out-of-fold probabilities is allowed, with a warning: a network has learned its wrong
         labels. Raises ValueError where the data set is missing or not that of `learn.oof`, TypeError where it has no
         labels."""
+        if dl is not None and not hasattr(dl, 'dataset'):
+            raise TypeError(f"dl is a {type(dl).__name__}: pass a DataLoader, such as learn.dls.test_dl(items, "
+                            "with_labels=True)")
         if dl is learn.dls.train: ds_idx, dl = 0, None
         oof = learn.oof if dl is None and ds_idx in (None, 0) else None
         name = 'test set'
@@ -134,9 +137,10 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         test=None,  # A labelled test DataLoader, or several as name -> DataLoader
         **kwargs,  # Passed to `from_learner`: act, filter_by, score, calibrate
     ) -> pd.DataFrame:
-        """One row a data set of the Learner, and one a test set: `items`; `probabilities`, out-of-fold, in-sample (with
-        the warning of `from_learner`) or held-out; `noise_rate`; `n_issues`; `worst_pairs`, given → predicted with
-        their counts, or for several labels an item the classes with most issues."""
+        """One row a data set of the Learner, and one a test set: `items`; `probabilities`, out-of-fold, in-sample
+        (with the warning of `from_learner`) or held-out; `agreement`, see there; `noise_rate`; `n_issues`;
+        `worst_pairs`, given → predicted with their counts, or for several labels an item the classes with most
+        issues."""
         loaders = {{0: 'train', 1: 'valid'}.get(i, str(i)): i for i in range(len(learn.dls.loaders))}
         tests = {} if test is None else test if isinstance(test, dict) else {'test': test}
         rows = {}
@@ -144,8 +148,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
             where = dict(ds_idx=dl) if isinstance(dl, int) else dict(dl=dl)
             interp = cls.from_learner(learn, **where, **kwargs)
             rows[name] = dict(items=len(interp.items), probabilities=interp.how['probabilities'],
-                              noise_rate=interp.noise_rate, n_issues=len(interp.noisy_idxs()),
-                              worst_pairs=interp._worst())
+                              agreement=interp.agreement, noise_rate=interp.noise_rate,
+                              n_issues=len(interp.noisy_idxs()), worst_pairs=interp._worst())
         return pd.DataFrame.from_dict(rows, orient='index').rename_axis('set')
 
     def find_issues(self,
@@ -153,7 +157,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         score=None,  # What ranks the items, see `label_quality`; None: self-confidence, or the task's own
         **kwargs,  # Passed to `issues.find_issues`, or to the task's own function
     ) -> pd.DataFrame:
-        "Make `issues` anew from the same probabilities; returns it. What `audit` found stays joined"
+        """Make `issues` anew from the same probabilities, for this and every picture, table and file to come; returns
+        it. What `audit` found stays joined."""
         kwargs |= {k: v for k, v in dict(filter_by=filter_by, score=score).items() if v is not None}
         if 'filter_by' in kwargs and self.task not in ('classification', 'multilabel'):
             raise ValueError(f"filter_by is {filter_by!r}, but {self.task} has no filters: leave it out")
@@ -163,7 +168,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         self.issues = f(self.given, self.probs, items=self.items, **kwargs)
         self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate') if 'filter_by' in inspect.signature(
             f).parameters else None
-        if self.audited is not None: self.issues = self.issues.join(self.audited)
+        if self.audited is not None: self._join_audit()
         return self.issues
 
     def noisy_idxs(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 "The files of a CleanInterpretation"
 import os
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
@@ -9,7 +10,7 @@ from fastai.tabular.core import Tabular
 from fastcore.xtras import is_listy
 
 from .html import page
-from .show import decoded_frame, readable
+from .show import decoded_frame, image_path, readable
 
 __all__ = ['Outputs']
 
@@ -17,6 +18,10 @@ FLATTERS = ('Probabilities are in-sample: the model has learned the wrong labels
             'out-of-fold probabilities would.')
 TEST = ('Leaving out, or relabelling, the items that a model dislikes flatters the model: measure it on the labels as '
         'given, or on labels that a person corrected.')
+
+WEAK_MODEL = ('The model contradicts many of the labels. Unless it is a good model, part of that is its own mistakes, '
+              'counted as label errors here: take the noise rate for too high, and look at the items.')
+WEAK = .3
 
 
 class Outputs:
@@ -26,8 +31,8 @@ class Outputs:
         only_issues=True,  # Whether to leave out the items that are no issues
     ) -> pd.DataFrame:
         """The worst items first: the columns of the data set's DataFrame, or path and label, then `predictions` and
-        `confidence` (for regression none), or `predictions_1` where the person has such a column. Several labels are
-        joined by ';'."""
+        `confidence` (for regression none; `issues` is the full table, with what `audit` found), or
+        `predictions_1` where the person has such a column. Several labels are joined by ';'."""
         rows = self.issues[self.issues.is_issue] if only_issues else self.issues
         ds, items = self.dl.dataset, getattr(self.dl.dataset, 'items', None)
         if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
@@ -65,24 +70,36 @@ class Outputs:
     def report(self,
         path='report.html',  # File to write
         n=100,  # Number of items, the worst first
-        title='Label report',  # Title of the page
+        title=None,  # Title of the page; None: by the data set
         overwrite=False,  # Whether to replace a file
     ) -> Path:
         """Write one HTML file that needs nothing else: the summary, the pictures, the `n` worst items, and how the
         probabilities were made. Raises FileExistsError where `path` exists, see `overwrite`."""
-        path = Path(path)
-        if path.exists() and not overwrite: raise _exists(path)
-        text = page(title, **self._report_parts(n))
+        path = _free(path, overwrite)
+        text = page(title or f"Label report: {self.how.get('data set', 'data')}", **self._report_parts(n))
         return _write(path, overwrite, lambda tmp: tmp.write_text(text, encoding='utf-8'))
+
+    def _cells(self, i, row):
+        "What a card of the report says of an item: audit's findings only where they are true"
+        audited = () if self.audited is None else self.audited.columns
+        cells = {k: v for k, v in row.items() if k not in audited}
+        for k in ('given', 'predicted'):
+            cells[k] = tuple(map(_number, cells[k])) if isinstance(cells[k], tuple) else _number(cells[k])
+        file = image_path(self.dl.dataset, i)
+        if file is not None and file.name not in str(cells['item']): cells['file'] = file.name
+        also = [k[3:-6].replace('_', ' ') for k in audited if k.startswith('is_') and k != 'is_label_issue' and row[k]]
+        return {**cells, 'position': str(i), **({'also': also} if also else {})}
 
     def _report_parts(self, n):
         rows, how = self.issues.head(n), dict(self.how)
         folds, tables, pictures, warnings = how.pop('fold_metrics', None), [], [], []
-        summary = {'items': len(self.issues), 'label issues': int(self.issues.is_issue.sum()),
-                   'estimated noise rate': f'{self.noise_rate:.1%}', 'probabilities': self.how.get('probabilities', '')}
+        summary = {'items': len(self.issues), 'label issues': int(self.issues.is_issue.sum())}
+        if self.task == 'regression': summary['R² of the model on the given labels'] = self.agreement
+        else: summary['labels the model agrees with'] = f'{self.agreement:.1%}'
         if self.task == 'classification':
             advice = self.advise_filter()
-            summary |= {'classes': len(self.vocab), 'label-health score': f'{self.health_score:.3f}'}
+            summary |= {'classes': len(self.vocab), 'estimated noise rate': f'{self.noise_rate:.1%}',
+                        'label-health score': f'{self.health_score:.3f}'}
             tables = [('Class pairs with most label issues', self.top_pairs()),
                       ('Classes, the worst first', self.health().head(25).reset_index())]
             pictures = [('Confident joint: given and likely true class', self.plot_confident_joint),
@@ -92,26 +109,37 @@ class Outputs:
                         ('Confusion matrix of the model', self.plot_confusion_matrix)]
             warnings.append(f'Filter in use: {self.filter_by}; advised for these data: {advice.filter_by}. '
                             f'{advice.reason}.')
+            if advice.disagreement > WEAK: warnings.append(WEAK_MODEL)
+        else: pictures = [('Label quality', self.plot_quality)]
         if self.task == 'multilabel':
             tables = [('Worst single labels', self.class_issues().head(25))]
         if folds: tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
-        how |= {'task': self.task, 'filter': self.filter_by, 'model': type(self.learn.model).__name__}
+        how |= {'made': f'{datetime.now():%Y-%m-%d %H:%M}', 'task': self.task}
+        how |= {'filter': self.filter_by, 'model': type(self.learn.model).__name__}
         if self.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
         if self.how.get('probabilities') == 'held-out': warnings.append(TEST)
-        cells = [{k: v for k, v in o._asdict().items() if k != 'Index'} for o in rows.itertuples()]
-        shown = [{'shown': self.shown(i), 'cells': o} for i, o in zip(rows.index, cells)]
+        shown = [{'shown': self.shown(i), 'cells': self._cells(i, o)} for i, o in rows.iterrows()]
         return dict(summary=summary, warnings=warnings, tables=tables, pictures=pictures, rows=shown, how=how)
+
+
+def _number(o): return f'{o:.4g}' if isinstance(o, float) else o
 
 
 def _joined(o): return ';'.join(map(str, o)) if isinstance(o, tuple) else o
 
 
-def _exists(path): return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
+def _free(path, overwrite):
+    "`path` as a Path that may be written, or an OSError that says why not"
+    path = Path(path)
+    if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
+    if not path.parent.is_dir(): raise FileNotFoundError(f"path {path} is in no folder: make {path.parent} first")
+    return path
 
 
 def _write(path, overwrite, write):
-    path = Path(path)
-    if path.exists() and not overwrite: raise _exists(path)
+    path = _free(path, overwrite)
     tmp = path.with_name(f'.{path.name}-{uuid4().hex}')
     try:
         write(tmp)

@@ -25,8 +25,8 @@ class Pictures:
         **kwargs,  # Passed to `plot_items`: ncols, figsize
     ) -> np.ndarray:  # Axes, one an item
         """Show the `k` likeliest label issues, fewer where fewer were found, with given and predicted label, the
-        prediction's confidence and the given label's quality. An item that cannot be loaded is shown as a placeholder
-        with the reason. Warns where no issue was found; k < 1 raises ValueError."""
+        prediction's confidence, the given label's quality and the item's position (#). An item that cannot be
+        loaded is shown as a placeholder with the reason. Warns where no issue was found; k < 1 raises ValueError."""
         if k < 1: raise ValueError(f"k is {k}: show at least 1 item")
         rows = self.issues[self.issues.is_issue].head(k)
         if not len(rows):
@@ -39,6 +39,7 @@ class Pictures:
         **kwargs,  # Passed to `plot_matrix`: max_classes, figsize, ax, ...
     ):  # Axes
         "Estimated counts of items by given and likely true class; off the diagonal are the label errors"
+        self._needs_classes('plot_confident_joint')
         return plot_matrix(self.joint, list(self.vocab), **{'title': 'Confident joint (items)', 'xlabel': 'likely true',
                                                             'ylabel': 'given', **kwargs})
 
@@ -59,6 +60,7 @@ class Pictures:
         **kwargs,  # Passed to `plot_matrix`: max_classes, figsize, ax, ...
     ):  # Axes
         "fastai's confusion matrix, from the one inference: given class (row) and predicted class (column)"
+        self._needs_classes('plot_confusion_matrix')
         matrix = self.confusion_matrix()
         if normalize: matrix = matrix/matrix.sum(1, keepdims=True).clip(1)
         return plot_matrix(matrix, list(self.vocab), title=title, cmap=cmap, xlabel='predicted', ylabel='given',
@@ -67,10 +69,13 @@ class Pictures:
     def plot_quality(self,
         **kwargs,  # Passed to `plot_quality` of `plots`: max_classes, bins, ncols, figsize
     ) -> np.ndarray:  # Axes, one a class
-        """Histograms of the label quality by given class, issues apart. Where the score is self-confidence, a line
-        marks the class's mean, which confident learning takes as the threshold of belonging to the class."""
-        self._needs_classes('plot_quality')
+        """Histograms of the label quality by given class, issues apart; one of all items where an item has not just one
+        class. Where the score is self-confidence, a line marks the class's mean, which confident learning takes as the
+        threshold of belonging to the class."""
         table = self.issues.sort_index()
+        if self.task != 'classification':
+            return plot_quality(table.label_quality.to_numpy(), np.zeros(len(table), dtype=int),
+                                table.is_issue.to_numpy(), ['all items'], **kwargs)
         own = self.probs[np.arange(len(self.given)), self.given]
         thresholds = class_thresholds(self.given, self.probs) if np.array_equal(table.label_quality, own) else None
         return plot_quality(table.label_quality.to_numpy(), self.given, table.is_issue.to_numpy(), list(self.vocab),
@@ -80,6 +85,7 @@ class Pictures:
         **kwargs,  # Passed to `plot_class_health` of `plots`: max_classes, figsize, ax
     ):  # Axes
         "Estimated label noise and inverse label noise of the classes, the worst first"
+        self._needs_classes('plot_class_health')
         df = self.health()
         return plot_class_health(df.label_noise.to_numpy(), df.inverse_label_noise.to_numpy(), list(df.index),
                                  counts=df['items'].to_numpy(), **kwargs)
@@ -89,9 +95,10 @@ def _title(o):
     "Two lines on a row of an issue table, whatever its task"
     given, predicted = (shorten(_name(x), 18 if isinstance(x, tuple) else 14) for x in (o.given, o.predicted))
     if hasattr(o, 'residual'): second = f'off by {o.residual:.3g}'
+    elif hasattr(o, 'worst_class'): second = f'worst {shorten(o.worst_class)}'
     elif hasattr(o, 'issue_pixels'): second = f'flagged pixels {o.issue_pixels:.1%}'
-    else: second = f'confidence {o.confidence:.2f}'
-    return f'given {given} → predicted {predicted}\n{second}  quality {o.label_quality:.3f}'
+    else: second = f'conf {o.confidence:.2f}'
+    return f'given {given} → predicted {predicted}\n{second}  quality {o.label_quality:.3f}  #{o.Index}'
 
 
 def _name(x):

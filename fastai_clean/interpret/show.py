@@ -28,7 +28,7 @@ def show_item(
     try:
         if isinstance(ds, Tabular):
             row = decoded_frame(ds.new(ds.items.iloc[[i]])).iloc[0]
-            return '\n'.join(f'{name}: {row[name]}' for name in [*ds.x_names][:8])
+            return _table_row(row, [*ds.x_names])
         if not isinstance(ds, Datasets): return _shown(ds[i][0], ds, i)
         x, path = _load(ds.tls[0], i)
         return _shown(_upright(x, path), ds, i)
@@ -90,6 +90,11 @@ def decoded_frame(
 ) -> pd.DataFrame:
     "Its rows in the person's own values"
     return to.new(to.items).decode().items
+
+
+def _table_row(row, names, n=10):
+    lines = [f'{o}: {row[o]:.5g}' if isinstance(row[o], (float, np.floating)) else f'{o}: {row[o]}' for o in names[:n]]
+    return '\n'.join([*lines, *([f'… {len(names) - n} more'] if len(names) > n else [])])
 
 
 def _item(tl, i): return tl.items.iloc[i] if hasattr(tl.items, 'iloc') else tl.items[i]

@@ -1,10 +1,12 @@
 "The tables of a CleanInterpretation that are more than the issue table"
+from collections.abc import Mapping
 from functools import cached_property
 from warnings import warn
 
 import numpy as np
 import pandas as pd
 import sklearn.metrics as skm
+from sklearn.metrics import r2_score
 
 from ..checks import infer_act
 from ..folds import predict
@@ -31,9 +33,17 @@ class Tables:
 
     @property
     def noise_rate(self):
-        "Estimated fraction of wrong labels, 0 to 1; where an item has not just one class, that of flagged items"
+        """Estimated fraction of wrong labels, 0 to 1; where an item has not just one class, that of flagged items. The
+        mistakes of a weak model count as label errors: with one that is often wrong it is far too high."""
         if self.task != 'classification': return float(self.issues.is_issue.mean())
         return noise_rate(self.given, joint=self.joint)
+
+    @property
+    def agreement(self):
+        """How far the model agrees with the given labels: the share of labels (single labels, pixels) that it predicts;
+        for regression R², 1 at best. A low one means a weak model or bad labels, and no estimate here tells which."""
+        if self.task == 'regression': return float(r2_score(self.given, self.predicted))
+        return float(np.mean(self.given == self.predicted))
 
     def health(self) -> pd.DataFrame:
         "`class_health` of every class, the worst first"
@@ -43,6 +53,7 @@ class Tables:
     @property
     def health_score(self):
         "Overall label-health score of cleanlab, 0 to 1: the estimated share of right labels"
+        self._needs_classes('health_score')
         return 1 - self.noise_rate
 
     def top_pairs(self,
@@ -94,6 +105,11 @@ class Tables:
         with its 95 % bootstrap interval. Warns that leaving out, and correcting to, what the model says flatters the
         model: only `corrections` by a person make an honest test set. Raises ValueError where they fit no item or
         class."""
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for example "
+                            "{'accuracy': sklearn.metrics.accuracy_score}")
+        if corrections is not None and not isinstance(corrections, (Mapping, pd.Series)):
+            raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> label")
         y, p = self.given, self.predicted
         flagged = self.issues.is_issue.sort_index().to_numpy()
         fixed = np.array(y)
@@ -121,7 +137,8 @@ class Tables:
     ) -> pd.DataFrame:
         """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers, near-duplicates, class
         imbalance, items that are not drawn independently, and of image files what cleanvision sees (dark, blurry, ...).
-        Its columns are joined to `issues`, which is returned. Datalab gets the predictions and the inputs of the
+        Its columns are joined to `issues`, which is returned; `issues.attrs['summary']` counts the issues of each type.
+        Datalab gets the predictions and the inputs of the
         model's last linear layer; where the predictions are out-of-fold, one pass over the data makes those, once."""
         if self.audited is None:
             if self.features is None:
@@ -130,5 +147,11 @@ class Tables:
             paths = [image_path(self.dl.dataset, i) for i in range(len(self.items))]
             self.audited = audit(self.given, self.probs, self.features, task=self.task,
                                  paths=paths if any(paths) else None, **kwargs)
-            self.issues = self.issues.join(self.audited)
+            if self.task != 'classification':
+                self.audited = self.audited.drop(columns=['is_label_issue', 'label_score'])
+            self._join_audit()
         return self.issues
+
+    def _join_audit(self):
+        self.issues = self.issues.join(self.audited)
+        self.issues.attrs['summary'] = self.audited.attrs['summary']

@@ -38,7 +38,7 @@ def advise_filter(
     labels, pred_probs = check_labels_probs(labels, pred_probs)
     rate = noise_rate(labels, joint=confident_joint(labels, pred_probs) if joint is None else joint)
     disagreement = float(np.mean(pred_probs.argmax(1) != labels))
-    found = (f'confident learning counts {rate:.1%} of the labels as wrong, where the model disagrees with '
+    found = (f'Confident learning counts {rate:.1%} of the labels as wrong, where the model disagrees with '
              f'{disagreement:.1%}')
     if rate < UNDERCOUNT*disagreement:
         return Advice('predicted_neq_given', f'{found}: it under-counts, as it does where a good model meets the '
@@ -46,5 +46,6 @@ def advise_filter(
     if rate < MUCH:
         return Advice('both', f'{found}: with random errors, or a model that is often wrong itself, the strictest '
                       'filter is the most precise', rate, disagreement)
-    return Advice('prune_by_class', f'{found}: with this much noise, taking the worst of each class finds most', rate,
+    return Advice('prune_by_class', f'{found}: with this much noise, taking the worst of each class finds most; but a '
+                  'model that is often wrong itself looks the same, and then most of these are its own mistakes', rate,
                   disagreement)

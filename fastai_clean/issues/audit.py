@@ -190,6 +190,7 @@ def _quiet():
 
 
 def _import(module, package):
-    try: return __import__(module, fromlist=['*'])
+    try:
+        with warnings.catch_warnings(): return __import__(module, fromlist=['*'])
     except ImportError as e:
         raise ImportError(f"audit needs {package}, but {e}: pip install 'fastai_clean[audit]'") from e

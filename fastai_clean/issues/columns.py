@@ -1,9 +1,10 @@
 "What the issue tables of every task share: their columns, their order, and checks of arrays"
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-__all__ = ['as_array', 'as_is', 'check_choice', 'check_numbers', 'check_vocab', 'item_column', 'names_of', 'objects',
-           'worst_first']
+__all__ = ['any_score', 'as_array', 'as_is', 'check_choice', 'check_numbers', 'check_vocab', 'item_column',
+           'names_of', 'objects', 'worst_first']
 
 
 def worst_first(
@@ -50,6 +51,26 @@ def as_array(
 ) -> np.ndarray:
     "`x` as an array, not copied where it need not be"
     return x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
+
+
+def any_score(
+    score,  # A name, scores (n,), a function of labels and predictions that gives them, or a list of such
+    named,  # Function that gives the scores (n,) of a name
+    labels,  # Given labels, as `score` gets them where it is a function
+    preds,  # Predictions, likewise
+) -> np.ndarray:  # (n,) floats, low where the label is likely wrong
+    "The scores; of a list, the mean of each item's rank by every score. Raises ValueError for what is not n numbers"
+    n = len(labels)
+    if isinstance(score, str): return named(score)
+    if isinstance(score, (list, tuple)) and any(isinstance(o, str) or callable(o) or np.ndim(o) for o in score):
+        return np.mean([rankdata(any_score(o, named, labels, preds)) for o in score], 0)/n
+    values = np.asarray(score(labels, preds) if callable(score) else score, dtype=float)
+    if values.shape != (n,):
+        found = f'{len(values)} scores' if values.ndim == 1 else f'shape {values.shape}'
+        raise ValueError(f"score gives {found} for {n} items: pass one an item, low where its label is likely wrong")
+    if not np.isfinite(values).all():
+        raise ValueError(f"score gives {(~np.isfinite(values)).sum()} values that are not finite: pass numbers")
+    return values
 
 
 def check_choice(

@@ -35,7 +35,7 @@ def noise_rate(
 ) -> float:
     "Estimated fraction of wrong labels, 0 to 1: the mass off the diagonal of the joint of given and true labels"
     joint = _joint(labels, pred_probs, joint)
-    return float(1 - np.trace(joint/joint.sum()))
+    return float((joint.sum() - np.trace(joint))/joint.sum())
 
 
 def class_thresholds(
@@ -56,13 +56,13 @@ def class_health(
     joint=None,  # `confident_joint` (c, c) of them, where it is there already
     vocab=None,  # Names of the c classes; None: their indices
 ) -> pd.DataFrame:  # c rows, the worst class first
-    """cleanlab's `rank_classes_by_label_quality`, indexed by class: `items` labelled so; `label_issues` of them wrong,
-    `label_noise` their share, P(true != k | given = k); `inverse_label_issues` items of the class that are labelled
-    otherwise, `inverse_label_noise` their share, P(given != k | true = k); `label_quality`, 1 - label_noise. Estimates,
-    shares 0 to 1."""
+    """cleanlab's `rank_classes_by_label_quality`, indexed by class: `items` labelled so; `estimated_wrong`, how many
+    of them are wrong, `label_noise` their share, P(true != k | given = k); `estimated_missing`, how many items of
+    the class are labelled otherwise, `inverse_label_noise` their share, P(given != k | true = k);
+    `label_quality`, 1 - label_noise. Estimates, shares 0 to 1."""
     joint = _joint(labels, pred_probs, joint)
     df = rank_classes_by_label_quality(labels=np.asarray(labels), joint=joint/joint.sum(), num_examples=len(labels))
-    df.columns = ['class', 'label_issues', 'inverse_label_issues', 'label_noise', 'inverse_label_noise',
+    df.columns = ['class', 'estimated_wrong', 'estimated_missing', 'label_noise', 'inverse_label_noise',
                   'label_quality']
     counts = np.bincount(np.asarray(labels), minlength=len(joint))
     df.insert(1, 'items', counts[df['class']])

@@ -5,7 +5,7 @@ from cleanlab.experimental.label_issues_batched import LabelInspector
 from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.ndimage import binary_opening
 
-from .columns import as_array, as_is, check_choice, check_vocab, item_column, names_of, objects, worst_first
+from .columns import any_score, as_array, as_is, check_choice, check_vocab, item_column, names_of, objects, worst_first
 
 __all__ = ['SEGMENTATION_SCORES', 'find_segmentation_issues', 'segmentation_pixel_issues']
 
@@ -16,7 +16,7 @@ def find_segmentation_issues(
     labels,  # Given masks (n, h, w), integers; those outside 0..c-1 (say 255) are pixels without a label
     pred_probs,  # Probabilities (n, c, h, w), out-of-fold where the model was trained on these masks; memmap is fine
     *,
-    score='softmin',  # What ranks the images: one of `SEGMENTATION_SCORES`
+    score='softmin',  # What ranks the images: one of `SEGMENTATION_SCORES`, or as in `label_quality`
     items=None,  # Stable names of the images (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
     min_area=.005,  # An image is an issue where a larger share of its labelled pixels is flagged, 0 to 1, after
@@ -35,7 +35,6 @@ def find_segmentation_issues(
 
     Raises ValueError or TypeError for arguments that do not fit."""
     labels, pred_probs, labelled = _check_masks(labels, pred_probs, vocab)
-    check_choice('score', score, SEGMENTATION_SCORES)
     if not 0 <= min_area < 1: raise ValueError(f"min_area is {min_area!r}: pass a share of the pixels from 0 to 1")
     n, c, h, w = pred_probs.shape
     if border is None: border = max(1, round(min(h, w)/64))
@@ -43,14 +42,18 @@ def find_segmentation_issues(
     flagged = _pixel_issues(labels, pred_probs, labelled)
     total = np.maximum(labelled.sum((1, 2)), 1)
     share = flagged.sum((1, 2))/total
-    quality, confidence, given, predicted = 1 - share, np.full(n, np.nan), np.full(n, c), np.full(n, c)
+    softmin, confidence, given, predicted = np.ones(n), np.full(n, np.nan), np.full(n, c), np.full(n, c)
+
+    def named(name):
+        check_choice('score', name, SEGMENTATION_SCORES)
+        return softmin if name == 'softmin' else 1 - share
     for i, y, p in _pixels(labels, pred_probs, labelled):
         bad = flagged[i][labelled[i]]
-        if score == 'softmin':
-            quality[i] = get_label_quality_scores(y[None, None], p.T[None, :, None], verbose=False)[0][0]
+        softmin[i] = get_label_quality_scores(y[None, None], p.T[None, :, None], verbose=False)[0][0]
         if bad.any():
             given[i], predicted[i] = (np.bincount(o).argmax() for o in (y[bad], p[bad].argmax(1)))
             confidence[i] = p[bad].max(1).mean()
+    quality = any_score(score, named, labels, pred_probs)
     wide = np.array([binary_opening(m, iterations=border).sum() for m in flagged]) if border else flagged.sum((1, 2))
     df = pd.DataFrame({
         'item': as_is(items), 'given': as_is(names[given]),

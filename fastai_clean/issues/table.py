@@ -3,10 +3,9 @@ import numpy as np
 import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
-from scipy.stats import rankdata
 
 from ..checks import check_labels_probs
-from .columns import as_is, check_choice, item_column, names_of, worst_first
+from .columns import any_score, as_is, check_choice, item_column, names_of, worst_first
 
 __all__ = ['FILTERS', 'SCORES', 'find_issues', 'label_quality']
 
@@ -59,14 +58,7 @@ def label_quality(
 
 
 def _quality(labels, pred_probs, score):
-    if isinstance(score, str):
-        check_choice('score', score, SCORES)
-        return get_label_quality_scores(labels, pred_probs, method=score)
-    if isinstance(score, (list, tuple)) and any(isinstance(o, str) or callable(o) or np.ndim(o) for o in score):
-        ranks = [rankdata(_quality(labels, pred_probs, o)) for o in score]
-        return np.mean(ranks, 0)/len(labels)
-    values = np.asarray(score(labels, pred_probs) if callable(score) else score, dtype=float)
-    if values.shape != labels.shape or not np.isfinite(values).all():
-        raise ValueError(f"score gives shape {values.shape} with {(~np.isfinite(values)).sum()} values that are not "
-                         f"finite: pass one of {', '.join(SCORES)}, or {len(labels)} finite numbers, low where wrong")
-    return values
+    def named(name):
+        check_choice('score', name, SCORES)
+        return get_label_quality_scores(labels, pred_probs, method=name)
+    return any_score(score, named, labels, pred_probs)

@@ -5,7 +5,17 @@ from cleanlab.multilabel_classification.filter import find_multilabel_issues_per
 from cleanlab.rank import get_label_quality_scores
 from cleanlab.regression import rank as regression
 
-from .columns import as_is, check_choice, check_numbers, check_vocab, item_column, names_of, objects, worst_first
+from .columns import (
+    any_score,
+    as_is,
+    check_choice,
+    check_numbers,
+    check_vocab,
+    item_column,
+    names_of,
+    objects,
+    worst_first,
+)
 from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segmentation_pixel_issues
 from .table import FILTERS, SCORES
 
@@ -20,7 +30,7 @@ def find_multilabel_issues(
     labels,  # Given labels (n, c): 1 or True where the item has the class, else 0
     pred_probs,  # Probabilities (n, c) of each class, 0 to 1; rows need not sum to 1
     filter_by='prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
-    score='self_confidence',  # What ranks the items: one of `SCORES`
+    score='self_confidence',  # What ranks the items: one of `SCORES`, or as in `label_quality`
     *,
     items=None,  # Stable names of the items (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
@@ -38,13 +48,15 @@ def find_multilabel_issues(
     fit."""
     labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
     items = item_column(items, len(labels))
-    quality, flagged = _class_issues(labels, pred_probs, filter_by, score, **kwargs)
+    flagged = _class_issues(labels, pred_probs, filter_by, **kwargs)
+    quality = _class_quality(labels, pred_probs, score if isinstance(score, str) else 'self_confidence')
     names = names_of(labels.shape[1], vocab)
+    ranked = any_score(score, lambda o: _moving_average(_class_quality(labels, pred_probs, o)), labels, pred_probs)
     worst = quality.argmin(1)
     p = pred_probs[np.arange(len(labels)), worst]
     df = pd.DataFrame({
         'item': as_is(items), 'given': _tuples(names, labels), 'predicted': _tuples(names, pred_probs >= threshold),
-        'confidence': np.maximum(p, 1 - p), 'label_quality': _moving_average(quality), 'is_issue': flagged.any(1),
+        'confidence': np.maximum(p, 1 - p), 'label_quality': ranked, 'is_issue': flagged.any(1),
         'worst_class': as_is(names[worst]), 'n_classes_flagged': flagged.sum(1)})
     return worst_first(df)
 
@@ -65,7 +77,7 @@ def find_class_issues(
     the class, `probability` is that of its having it. Method and errors as `find_multilabel_issues`."""
     labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
     (n, c), items = labels.shape, item_column(items, len(labels))
-    quality, flagged = _class_issues(labels, pred_probs, filter_by, score, **kwargs)
+    flagged, quality = _class_issues(labels, pred_probs, filter_by, **kwargs), _class_quality(labels, pred_probs, score)
     keep = np.flatnonzero(flagged) if only_issues else np.arange(n*c)
     df = pd.DataFrame({
         'item': as_is(items[keep // c]), 'class': as_is(names_of(c, vocab)[keep % c]), 'given': labels.ravel()[keep],
@@ -77,7 +89,7 @@ def find_class_issues(
 def find_regression_issues(
     targets,  # Given numbers (n,), or (n, k) for k outputs an item
     predictions,  # Predicted numbers, the same shape; out-of-fold where the model was trained on these targets
-    score='residual',  # What ranks the items: one of `REGRESSION_SCORES`
+    score='residual',  # What ranks the items: one of `REGRESSION_SCORES`, or as in `label_quality`
     *,
     threshold=.05,  # Items are issues whose quality is below this share of the median quality, 0 to 1
     items=None,  # Stable names of the items (n,); None: their positions
@@ -85,13 +97,14 @@ def find_regression_issues(
 ) -> pd.DataFrame:  # Columns item, given, predicted, residual, label_quality, is_issue; for k > 1 worst_output; n rows
     """The issue table of numeric targets: every item, the likeliest wrong one first, indexed by its position.
 
-    `residual` is predicted minus given, in the unit of the target; `label_quality` is 0 to 1. The rule of `is_issue`
-    is that of cleanlab's Datalab. 'residual' is cleanlab's exp(-|residual|), with the residual in units of its median
-    size, so that neither ranks nor issues depend on the target's unit: at the default threshold an issue is a
-    residual 4 times the median one, 2.7 standard deviations of normal noise. 'outre' (Zhou et al., "Detecting Errors
-    in Numerical Data via any Regression Model", 2023) compares every item with half of the others: it ranked planted
-    errors no better (average precision within .01 on 24 data sets of 442 or 800 items) and is refused over 10,000
-    items, where it takes 10 s and 1 GB, growing with n².
+    `residual` is predicted minus given, in the unit of the target; `label_quality` is 0 to 1. The rule of `is_issue` is
+    that of cleanlab's Datalab, on the quality of `REGRESSION_SCORES[0]` where `score` is no name. 'residual' is
+    cleanlab's exp(-|residual|), with the residual in units of its median size, so that neither ranks nor issues depend
+    on the target's unit: at the default threshold an issue is a residual 4 times the median one, 2.7 standard
+    deviations of normal noise. 'outre' (Zhou et al., "Detecting Errors in Numerical Data via any Regression Model",
+    2023) compares every item with half of the others: it ranked planted errors no better (average precision within .01
+    on 24 data sets of 442 or 800 items) and is refused over 10,000 items, where it takes 10 s and 1 GB, growing with
+    n².
 
     With k > 1 outputs, each is scored alone; the quality is exp(-root mean square of the outputs' -log quality). It
     ranked one wrong output like the minimum and all wrong outputs almost like the mean, each poor at the other.
@@ -99,36 +112,45 @@ def find_regression_issues(
 
     Raises ValueError or TypeError for arguments that do not fit."""
     targets, predictions = _check_regression(targets, predictions, threshold, names)
-    check_choice('score', score, REGRESSION_SCORES)
     (n, k), items = targets.shape, item_column(items, len(targets))
-    if score == 'outre' and not 4 <= n <= OUTRE_MAX:
-        raise ValueError(f"score is 'outre', which compares items with each other and takes 4 to {OUTRE_MAX:,} items, "
-                         f"but there are {n:,}: pass score='residual'")
     residual = predictions - targets
-    quality = np.stack([_residual_quality(residual[:, j]) if score == 'residual' else
-                        regression.get_label_quality_scores(targets[:, j], predictions[:, j], method='outre')
-                        for j in range(k)], 1)
-    worst = quality.argmin(1)
-    total = quality[:, 0]
-    if k > 1: total = np.exp(-np.sqrt(np.square(np.log(np.maximum(quality, np.finfo(float).tiny))).mean(1)))
+    own = score if isinstance(score, str) else 'residual'
+    quality = _output_quality(targets, predictions, own)
+    worst, total = quality.argmin(1), _total(quality)
+    ranked = any_score(score, lambda name: _total(_output_quality(targets, predictions, name)), targets, predictions)
     df = pd.DataFrame({
         'item': as_is(items), 'given': _numbers(targets), 'predicted': _numbers(predictions),
-        'residual': residual[np.arange(n), worst], 'label_quality': total,
+        'residual': residual[np.arange(n), worst], 'label_quality': ranked,
         'is_issue': total < threshold*np.median(total)})
     if k > 1: df['worst_output'] = names_of(k, names)[worst]
     return worst_first(df)
 
 
-def _class_issues(labels, pred_probs, filter_by, score, frac_noise=1., num_to_remove_per_class=None,
+def _output_quality(targets, predictions, score):
+    "Quality (n, k) of each output of each item"
+    check_choice('score', score, REGRESSION_SCORES)
+    n, k = targets.shape
+    if score == 'residual': return np.stack([_residual_quality((predictions - targets)[:, j]) for j in range(k)], 1)
+    if not 4 <= n <= OUTRE_MAX:
+        raise ValueError(f"score is 'outre', which compares items with each other and takes 4 to {OUTRE_MAX:,} items, "
+                         f"but there are {n:,}: pass score='residual'")
+    return np.stack([regression.get_label_quality_scores(targets[:, j], predictions[:, j], method='outre')
+                     for j in range(k)], 1)
+
+
+def _total(quality):
+    "Quality (n,) over the outputs"
+    if quality.shape[1] == 1: return quality[:, 0]
+    return np.exp(-np.sqrt(np.square(np.log(np.maximum(quality, np.finfo(float).tiny))).mean(1)))
+
+
+def _class_issues(labels, pred_probs, filter_by, frac_noise=1., num_to_remove_per_class=None,
                   min_examples_per_class=1):
-    "Quality (n, c) of each class of each item, and which of them are flagged"
+    "Which classes of which items (n, c) are flagged"
     check_choice('filter_by', filter_by, FILTERS)
-    check_choice('score', score, SCORES)
     c, remove = labels.shape[1], num_to_remove_per_class
     if remove is not None and len(remove) != c:
         raise ValueError(f"num_to_remove_per_class has {len(remove)} numbers for {c} classes: pass one a class")
-    quality = np.stack([get_label_quality_scores(y.astype(int), np.stack([1 - p, p], 1), method=score)
-                        for y, p in zip(labels.T, pred_probs.T)], 1).astype(float)
     flagged = np.zeros(labels.shape, dtype=bool)
     both = np.flatnonzero(labels.any(0) & ~labels.all(0))  # cleanlab raises for the others
     if len(both):
@@ -136,7 +158,14 @@ def _class_issues(labels, pred_probs, filter_by, score, frac_noise=1., num_to_re
             [np.flatnonzero(row).tolist() for row in labels[:, both]], pred_probs[:, both], filter_by=filter_by,
             frac_noise=frac_noise, num_to_remove_per_class=None if remove is None else [remove[i] for i in both],
             min_examples_per_class=min_examples_per_class, n_jobs=1, verbose=False)
-    return quality, flagged
+    return flagged
+
+
+def _class_quality(labels, pred_probs, score):
+    "Quality (n, c) of each class of each item"
+    check_choice('score', score, SCORES)
+    return np.stack([get_label_quality_scores(y.astype(int), np.stack([1 - p, p], 1), method=score)
+                     for y, p in zip(labels.T, pred_probs.T)], 1).astype(float)
 
 
 def _moving_average(quality, alpha=.8):

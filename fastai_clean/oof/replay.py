@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..folds import fold_dls
 
-__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot']
+__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot', 'was_trained']
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
@@ -31,6 +31,15 @@ def _is_clear(opt):
     if isinstance(opt, Lookahead): return opt.slow_weights is None and _is_clear(opt.opt)
     if isinstance(opt, OptimWrapper): return not opt.opt.state
     return all(set(o) <= set(opt._keep_on_clear) for o in opt.state.values())
+
+
+def was_trained(
+    learn,  # A Learner
+):
+    """Whether a fit of `learn` shows: in what the last one recorded, a schedule it kept or the optimizer's averages.
+    Validation, prediction and `lr_find` leave none of these; weights that were loaded show nothing."""
+    return (len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics) or hasattr(learn.recorder, 'hps')
+            or (learn.opt is not None and not _is_clear(learn.opt)))
 
 
 def _groups(learn):

@@ -11,22 +11,23 @@ __all__ = ['plot_quality', 'plot_class_health']
 
 
 def plot_quality(
-    quality,  # Label quality scores (n,), 0 to 1
+    quality,  # Label quality scores (n,), 0 to 1, or any finite numbers
     given,  # Class indices (n,) of the given labels
     is_issue,  # Whether each item is an issue (n,)
     vocab=None,  # Names of the c classes; None: their indices
     *,
     thresholds=None,  # Confident learning's threshold of each class (c,), NaN where a class has none
-    max_classes=9,  # Number of classes to show, those with most issues; None: all
-    bins=40,  # Bins from 0 to 1
+    max_classes=12,  # Number of classes to show, those with most issues; None: all
+    bins=40,  # Bins from 0 to 1, or over the range of other scores
     ncols=None,  # Columns of the grid; None: as square as it gets
     figsize=None,  # Inches (width, height); None: by the grid
 ) -> np.ndarray:  # Axes, one a class shown, in the order of the classes
     """Histograms of the label quality scores of each given class, the issues at the bottom in a second colour.
 
-    Counts are on a log scale where the highest bar would flatten the others. A dashed line is the class's threshold,
-    the mean probability of the class among items given it: Northcutt, Jiang and Chuang, "Confident Learning:
-    Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError for shapes or values that do not fit."""
+    Counts are on a log scale where the highest bar would flatten the others. A dashed line is the class's threshold
+    in confident learning, the mean probability of the class among items given it: Northcutt, Jiang and Chuang,
+    "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError for shapes or values
+    that do not fit."""
     quality, given, is_issue = _check_scores(quality, given, is_issue)
     if bins < 1: raise ValueError(f"bins is {bins}: pass at least 1")
     if ncols is not None and ncols < 1: raise ValueError(f"ncols is {ncols}: draw at least 1 column")
@@ -35,8 +36,8 @@ def plot_quality(
         raise ValueError(f"given has the class {given.max()}, but there are {c} classes: name each in vocab")
     if thresholds is not None: thresholds = _class_values('thresholds', thresholds, c)
     names = class_names(vocab, c, 'given', 16)
-    edges = np.linspace(0, 1, bins + 1)
-    at = np.minimum(np.searchsorted(edges, quality, side='right') - 1, bins - 1)
+    edges = np.linspace(min(0, quality.min()), max(1, quality.max()), bins + 1)
+    at = np.clip(np.searchsorted(edges, quality, side='right') - 1, 0, bins - 1)
     counts = np.bincount((given*2 + is_issue)*bins + at, minlength=c*2*bins).reshape(c, 2, bins)
     shown = np.sort(first_classes(counts[:, 1].sum(1), max_classes))
     ncols = min(ncols or math.ceil(math.sqrt(len(shown))), len(shown))
@@ -92,6 +93,7 @@ def plot_class_health(
     ax.set_ylim(len(shown) - .5, -.5)
     ax.set_xlim(0, 1.12*max(np.nan_to_num(noise[shown]).max(), np.nan_to_num(inverse[shown]).max(), .005))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xlabel('estimated share of the items', fontsize=9)
     ax.tick_params(axis='x', labelsize=8)
     ax.legend(loc='lower center', bbox_to_anchor=(.5, 1), fontsize=8, frameon=False)
     if len(shown) < c:
@@ -108,10 +110,10 @@ def _check_scores(quality, given, is_issue):
         raise ValueError(f"given has dtype {given.dtype}, least value {given.min()}: pass class indices from 0")
     if is_issue.dtype != bool:
         raise ValueError(f"is_issue has dtype {is_issue.dtype}: pass booleans, True for an issue")
-    bad = ~((quality >= 0) & (quality <= 1))
+    bad = ~np.isfinite(quality)
     if bad.any():
-        raise ValueError(f"quality has {bad.sum()} values outside 0..1, first {quality[bad.argmax()]} at position "
-                         f"{bad.argmax()}: pass label quality scores")
+        raise ValueError(f"quality has {bad.sum()} values that are NaN or infinite, first {quality[bad.argmax()]} at "
+                         f"position {bad.argmax()}: pass label quality scores")
     return quality, given.astype(np.int64, copy=False), is_issue
 
 
@@ -135,8 +137,8 @@ def _draw_histogram(ax, counts, edges, threshold, log):
     ax.stairs(issues + rest, edges, baseline=issues, fill=True, color='C0', label='other items')
     ax.stairs(issues, edges, fill=True, color='C1', label='issues')
     if threshold is not None and not np.isnan(threshold):
-        ax.axvline(threshold, ls='--', lw=1.2, color=plt.rcParams['text.color'], label="class's threshold")
-    ax.set_xlim(0, 1)
+        ax.axvline(threshold, ls='--', lw=1.2, color=plt.rcParams['text.color'], label='mean of the class')
+    ax.set_xlim(edges[0], edges[-1])
     if log: ax.set_yscale('log', nonpositive='clip')
     if log: ax.set_ylim(bottom=.7)
     ax.tick_params(labelsize=8)
