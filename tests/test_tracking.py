@@ -66,7 +66,7 @@ def values(items): return {o.key or '/'.join(o.nested_key): json.loads(o.value_j
 
 def read_run(path):
     "One offline run, as its files have it"
-    res = SimpleNamespace(rows=[], summary={}, config={}, artifacts={}, ended=False)
+    res = SimpleNamespace(how={}, rows=[], summary={}, config={}, artifacts={}, ended=False)
     for o in records(path):
         kind = o.WhichOneof('record_type')
         if kind == 'run':
@@ -175,7 +175,7 @@ def stub(shown, **columns):
     def to_csv(path):
         issues.to_csv(path, index=False, errors='replace')
         return path
-    return SimpleNamespace(issues=issues, shown=shown.__getitem__, noise_rate=.5, to_csv=to_csv)
+    return SimpleNamespace(how={}, issues=issues, shown=shown.__getitem__, noise_rate=.5, to_csv=to_csv)
 
 
 def test_hostile_texts_stay_plain_cells_of_the_table(tmp_path):
