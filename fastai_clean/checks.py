@@ -4,12 +4,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from fastai.losses import LabelSmoothingCrossEntropy
 from fastai.optimizer import Optimizer, OptimWrapper
 from fastcore.basics import noop
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ['TASKS', 'check_labels_probs', 'infer_act', 'check_opt_func', 'check_preds', 'task_of']
+__all__ = ['TASKS', 'check_labels_probs', 'infer_act', 'check_opt_func', 'check_preds', 'is_binary_loss', 'task_of']
 
 TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
 
@@ -29,7 +30,7 @@ def check_labels_probs(
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
         raise ValueError(f"pred_probs has shape {probs.shape}: pass (items, classes), at least 1 item and 2 classes")
     if probs.dtype not in (np.float32, np.float64): probs = probs.astype(np.float32 if probs.itemsize < 4 else float)
-    bad, off = _bad_rows(probs)
+    bad, off, beyond = _bad_rows(probs)
     if bad.any():
         raise ValueError(f"pred_probs has NaN or infinite values in {bad.sum()} rows, first in row {bad.argmax()}: "
                          "leave those items out, or predict them (an interrupted fold leaves its rows NaN)")
@@ -38,6 +39,7 @@ def check_labels_probs(
         raise ValueError(f"pred_probs has {off.sum()} rows that are no probabilities, first row {row} with values from "
                          f"{probs[row].min():.4g} to {probs[row].max():.4g} and sum {probs[row].sum():.4g}: "
                          "pass probabilities that sum to 1, not logits")
+    if beyond: probs = probs.clip(0, 1)
     if vocab is not None and (len(vocab) != probs.shape[1] or len(set(vocab)) != len(vocab)):
         raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has "
                          f"{probs.shape[1]} columns: pass one name a column")
@@ -45,14 +47,16 @@ def check_labels_probs(
 
 
 def _bad_rows(probs, size=4096):
-    "Rows that are not finite, and rows that are no probabilities, read in chunks of `size`"
+    "Rows that are not finite, rows that are no probabilities, and whether any value is a hair outside 0..1"
+    beyond = False
     bad, off = np.zeros((2, len(probs)), dtype=bool)
     for i in range(0, len(probs), size):
         p = probs[i:i + size]
         low, high, total = p.min(1), p.max(1), p.sum(1)
+        beyond |= bool(low.min() < 0 or high.max() > 1)
         bad[i:i + size] = ~np.isfinite(low) | ~np.isfinite(high)
         off[i:i + size] = (low < -1e-6) | (high > 1 + 1e-3) | (np.abs(total - 1) > 1e-2)
-    return bad, off
+    return bad, off, beyond
 
 
 def _check_labels(labels, n, c, vocab):
@@ -86,21 +90,28 @@ def infer_act(
     for regression.
 
     fastai's losses name theirs; torch's cross-entropy means softmax over the classes, its negative log-likelihood exp,
-    its binary cross-entropy with logits a sigmoid, which fastai alone would return as logits. Raises ValueError for any
+    its binary cross-entropy with logits a sigmoid, which fastai alone would return as logits. Outputs of other losses
+    for numbers are taken as they are. Raises ValueError for any
     other loss, since guessing would be silent."""
-    if act is not None: return act
+    if act is not None:
+        if not callable(act): raise TypeError(f"act is {act!r}: pass a function, for example torch.sigmoid")
+        return act
     base = loss_func.func if isinstance(loss_func, partial) else loss_func
     name, inner = getattr(base, '__name__', type(base).__name__), getattr(base, 'func', base)
-    binary = isinstance(inner, (nn.BCELoss, nn.BCEWithLogitsLoss)) or base in (F.binary_cross_entropy,
-                                                                               F.binary_cross_entropy_with_logits)
+    binary = is_binary_loss(loss_func)
     if task == 'regression':
         if binary or isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss)) or base in (F.cross_entropy, F.nll_loss):
             raise ValueError(f"loss_func is {name}, but the targets are numbers (regression): make them classes with "
                              "CategoryBlock or integers, or use a loss for numbers such as MSELossFlat")
+        if isinstance(inner, nn.PoissonNLLLoss) and inner.log_input: return torch.exp
         return getattr(loss_func, 'activation', noop)
+    if isinstance(inner, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)) and task == 'classification':
+        raise ValueError(f"loss_func is {name}, but the targets are integers, which are taken for classes: make them "
+                         "floats (RegressionBlock), or use cross-entropy")
     if binary and task != 'multilabel':
         raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes (multi-label), but "
                          "every item has one class: use one output a class and cross-entropy, or MultiCategoryBlock")
+    if task == 'segmentation' and isinstance(inner, LabelSmoothingCrossEntropy): return partial(torch.softmax, dim=1)
     if hasattr(loss_func, 'activation'): return loss_func.activation
     if task == 'multilabel':
         if base is F.binary_cross_entropy_with_logits or isinstance(base, nn.BCEWithLogitsLoss): return torch.sigmoid
@@ -109,6 +120,15 @@ def infer_act(
     elif base is F.nll_loss or isinstance(base, nn.NLLLoss): return torch.exp
     raise ValueError(f"loss_func is {name}, which has no `activation`: pass act=, the function that turns the "
                      "model's outputs into probabilities, for example act=partial(torch.softmax, dim=1)")
+
+
+def is_binary_loss(
+    loss_func,  # Loss function of a Learner
+) -> bool:
+    "Whether `loss_func` is fastai's or torch's binary cross-entropy"
+    base = loss_func.func if isinstance(loss_func, partial) else loss_func
+    return (isinstance(getattr(base, 'func', base), (nn.BCELoss, nn.BCEWithLogitsLoss))
+            or base in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits))
 
 
 def check_opt_func(
@@ -161,7 +181,9 @@ def task_of(
     """What kind of labels a target belongs to: an integer is a class, fastai's TensorMultiCategory several, a mask or a
     matrix of integers one a pixel, a float or a vector of floats numbers to predict. Raises TypeError for the rest."""
     kinds = {o.__name__ for o in type(first).__mro__}
-    t = torch.as_tensor(first) if isinstance(first, (int, float, np.generic, np.ndarray, torch.Tensor)) else None
+    a = first.dtype.kind if isinstance(first, (np.generic, np.ndarray)) else 'i'
+    known = isinstance(first, (int, float, np.generic, np.ndarray, torch.Tensor)) and a in 'biuf'
+    t = torch.as_tensor(first) if known else None
     if kinds & {'TensorMultiCategory', 'MultiCategory'}: return 'multilabel'
     if kinds & {'PILMask', 'TensorMask'}: return 'segmentation'
     if t is not None and not kinds & {'TensorPoint', 'TensorBBox', 'TensorImageBase'}:

@@ -1,5 +1,6 @@
 "ConfidentLearningCallback on every kind of data, its refusals, interruptions, and what it leaves behind"
 import copy
+import threading
 import warnings
 from contextlib import nullcontext
 from functools import partial
@@ -17,7 +18,7 @@ from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import Categorize, get_image_files, parent_label
-from fastai.learner import Learner, load_learner
+from fastai.learner import AvgMetric, Learner, load_learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -534,3 +535,65 @@ def test_progressive_resizing_is_followed_and_other_labels_are_refused(digit_fol
     learn.dls = ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, seed=2)
     with pytest.raises(ValueError, match='other training labels'): learn.fit(1)
 
+
+
+# what attackers found
+
+class Keeps(nn.Module):
+    "Holds a computed tensor in a plain object, as unet_learner's hooks do"
+    def __init__(self):
+        super().__init__()
+        self.store = type('Store', (), {})()
+    def forward(self, x):
+        self.store.value = x
+        return x
+
+
+def test_models_that_keep_activations_are_copied():
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), nn.Sequential(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Keeps()), nn.Sequential(nn.Linear(24, 10))))
+    learn.lr_find(num_it=4, show_plot=False)
+    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    assert learn.oof.done.all()
+
+
+class Picky(AvgMetric):
+    "Has no value of 20 items, which a fold has and the validation set has not"
+    @property
+    def value(self):
+        if self.count == 20: raise KeyError('20')
+        return super().value
+
+
+@pytest.mark.parametrize('fails', ['batch', 'value', 'copy'])
+def test_metric_that_fails_costs_its_value_and_not_the_probabilities(fails):
+    def one(p, t):
+        if fails == 'batch' and len(p) == 4: raise IndexError('four items')
+        return (p.argmax(1) == t).float().mean()
+    metric = (Picky if fails == 'value' else AvgMetric)(one)
+    if fails == 'copy': metric.lock = threading.Lock()
+    learn = tiny_learn(digit_dls(range(40), range(40, 56)), metrics=[accuracy, metric])
+    with pytest.warns(UserWarning, match='has no value for the held-out items'):
+        learn.fit(1, cbs=ConfidentLearningCallback(2))
+    assert learn.oof.done.all() and len(learn.recorder.values[-1]) == 4
+    assert all('accuracy' in o and 'one' not in o for o in learn.oof.config['fold_metrics'])
+
+
+def test_interruption_of_a_later_fit_leaves_no_stale_result():
+    InSecondFold.error, InSecondFold.fits = None, []
+    cb = ConfidentLearningCallback(3)
+    learn = tiny_learn(digit_dls(range(60), range(60, 80)), cbs=[cb, InSecondFold()])
+    learn.fit(1)
+    InSecondFold.error, InSecondFold.fits = KeyboardInterrupt(), []
+    with pytest.raises(KeyboardInterrupt): learn.fit(1)
+    assert np.array_equal(learn.oof.done, learn.oof.fold == 0)
+    InSecondFold.error = None
+    assert cb.resume().config['n_epoch'] == [1, 1]
+
+
+def test_loss_that_does_not_fit_is_refused_before_training():
+    learn = tiny_learn(simple(lambda i: int(i) % 20), loss_func=nn.CrossEntropyLoss())
+    refused(learn, 'fails on its first batch, IndexError.* see that model, loss and targets', ValueError)
+    refused(tiny_learn(simple(lambda i: int(i) % 10), loss_func=nn.MSELoss()), 'make them floats', ValueError)
+    refused(tiny_learn(simple(lambda i: int(i) % 10 if i < 20 else float('nan'))), 'the label of item', ValueError)
+    refused(tiny_learn(simple(lambda i: int(i) % 10)), "act is 'sigmoid'", TypeError, act='sigmoid')

@@ -28,6 +28,13 @@ def test_every_task_has_metrics_that_are_best_for_perfect_predictions(task, y):
     assert all(df.value == np.where(df.metric == 'mae', 0, 1))
 
 
-def test_too_few_items_are_named():
-    with pytest.raises(ValueError, match='left out has 1 items'):
-        bootstrap_metrics({'left out': (np.zeros(1), np.zeros(1))}, METRICS['classification'])
+def test_one_item_has_no_interval_and_none_no_row():
+    one, none = (np.zeros(1), np.zeros(1)), (np.zeros(0), np.zeros(0))
+    df = bootstrap_metrics({'one': one, 'none': none}, METRICS['classification'])
+    assert set(df.labels) == {'one'} and all(df.value == 1) and df.low.isna().all()
+
+
+def test_pixels_without_a_label_do_not_count():
+    y = np.array([[[0, 1], [-1, -1]]]*4)
+    df = bootstrap_metrics({'all': (y, np.ones_like(y))}, METRICS['segmentation'], n_boot=10)
+    assert df.value.tolist() == [.5]

@@ -1,7 +1,9 @@
 "Splits by property, and views of data sets"
 import numpy as np
 import pytest
+import torch
 from conftest import digit_dls
+from fastcore.foundation import L
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
@@ -82,3 +84,18 @@ def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
     assert short == 'hello' and long.startswith('sha1:') and lines.startswith('sha1:') and long != lines
     assert item_ids(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
     assert item_ids(Items([7, np.int64(9)])) == ['7', '9'] and item_ids([10, 20]) == ['0', '1']
+
+
+def test_tensors_and_lists_of_fold_numbers_are_fold_numbers():
+    y, k = np.arange(20) % 4, np.arange(20) % 5
+    for splits in (torch.arange(20) % 5, L(k.tolist()), k.tolist()):
+        assert np.array_equal(fold_numbers(y, 5, splits), k)
+    for splits in ('stratified', KFold):
+        with pytest.raises(TypeError, match='KFold\\(5\\)'): fold_numbers(y, 5, splits)
+
+
+@pytest.mark.parametrize('targets', [np.random.default_rng(0).normal(size=32), np.repeat(np.arange(16), 2)])
+def test_groups_work_where_no_class_has_an_item_a_fold(targets):
+    groups = np.arange(32)//2
+    folds = fold_numbers(targets, 5, groups)
+    assert set(folds) == set(range(5)) and all(len(set(folds[groups == g])) == 1 for g in groups)

@@ -14,8 +14,10 @@ from fastai.callback.core import Callback
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.all import Categorify, TabularPandas, tabular_learner
+from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularPandas, tabular_learner
+from fastai.text.all import TextDataLoaders
 from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms
+from fastcore.foundation import L
 from PIL import Image
 from torch import nn
 
@@ -389,3 +391,122 @@ def test_images_that_cannot_be_shown_give_the_reason_and_turned_ones_are_upright
     axs[0].figure.canvas.draw()
     text = interp.report(tmp_path/'r.html', n=35).read_text(encoding='utf-8')
     assert text.count('<li class="missing">') == 10 and text.count('<li class="image">') == 25
+
+
+# what attackers found
+
+def test_texts_come_with_their_own_labels_and_probabilities(tmp_path):
+    rng = np.random.default_rng(0)
+    text = [' '.join(rng.choice(list('abcdefgh'), rng.integers(2, 40))) for _ in range(60)]
+    df = pd.DataFrame({'text': text, 'label': list('xyz')*20, 'is_valid': [False]*30 + [True]*30})
+    dls = TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_col='is_valid', bs=8, num_workers=0)
+    net = nn.Sequential(nn.Embedding(40, 8), Mean(), nn.Linear(8, 3))
+    interp = CleanInterpretation.from_learner(quiet(Learner(dls, net, CrossEntropyLossFlat())))
+    idxs = [3, 17, 5, 20, *range(21, 30)]
+    inps, probs, targs, decoded, losses = interp[idxs]
+    assert torch.equal(probs, interp.preds[idxs]) and torch.equal(targs, interp.targs[idxs])
+    for row, i in zip(inps, idxs):
+        own = dls.valid_ds[i][0]
+        assert torch.equal(row[row != 1], own) and len(row) >= len(own)
+    mask = np.isin(np.arange(30), [2, 9])
+    assert len(interp[mask][0]) == len(interp[mask][1]) == 2
+    with pytest.raises(IndexError, match='idxs is empty'): interp[[]]
+
+
+class Mean(nn.Module):
+    def forward(self, x): return x.mean(1)
+
+
+def test_looking_leaves_the_record_and_the_random_state():
+    learn = tiny_learn(digit_dls(range(100), range(100, 150)))
+    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    torch.manual_seed(3)
+    state, record = torch.get_rng_state(), {k: list(getattr(learn.recorder, k)) for k in ('losses', 'values', 'lrs')}
+    interp = CleanInterpretation.from_learner(learn, ds_idx=1, tta=None)
+    interp[[0, 1]], interp.audit(), CleanInterpretation.compare(learn)
+    assert torch.equal(state, torch.get_rng_state()) and record['losses']
+    assert all(list(getattr(learn.recorder, k)) == v for k, v in record.items())
+
+
+def test_sets_are_recognised_however_they_are_given(trained):
+    learn, _ = trained
+    for where in (dict(dl=learn.dls.train.new(shuffle=False)), dict(ds_idx=-2)):
+        assert CleanInterpretation.from_learner(learn, **where).how['probabilities'] == 'out-of-fold'
+    assert CleanInterpretation.from_learner(learn, dl=learn.dls.valid).how['data set'] == 'validation set'
+    with pytest.raises(ValueError, match="name 'valid'"):
+        CleanInterpretation.compare(learn, {'valid': learn.dls.valid})
+
+
+def test_series_of_scores_is_read_by_position(trained):
+    interp = CleanInterpretation.from_learner(trained[0])
+    first, quality = list(interp.issues.index), interp.issues.label_quality
+    assert list(interp.find_issues(score=quality).index) == first
+    with pytest.raises(ValueError, match='whose index is not the positions'): interp.find_issues(
+        score=quality.set_axis(range(5, 5 + N)))
+
+
+def test_set_of_one_class_is_named():
+    learn = tiny_learn(digit_dls(range(40), np.flatnonzero(DIGITS.target == 3)[:9]))
+    with pytest.raises(ValueError, match='labels has 3 alone'): CleanInterpretation.from_learner(learn)
+
+
+def written(df, folder):
+    "An interpretation of images whose frame is `df`, all of it issues"
+    dls = ImageDataLoaders.from_df(df, folder, bs=16, num_workers=0, valid_pct=.5, seed=0, device='cpu')
+    learn = quiet(Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, dls.c)), CrossEntropyLossFlat()))
+    return CleanInterpretation.from_learner(learn)
+
+
+def test_csv_reads_back_whatever_the_values(digit_folder, tmp_path):
+    root, df = digit_folder
+    note = ['a\rb', 'c\nd', 'e"f', 'g,h', '', 'i\r\nj', '=1+1', '\u202e']*10
+    interp = written(df.assign(label=list('ab')*40, note=note, predictions='mine', predictions_1='mine too'), root)
+    for name in ('a.csv', 'a.csv.gz'):
+        back = pd.read_csv(interp.to_csv(tmp_path/name, only_issues=False), keep_default_na=False, dtype=str,
+                           lineterminator=None)
+        assert len(back) == 40 and list(back.note) == [note[i] for i in interp.dl.dataset.items.index[
+            interp.issues.index]]
+        assert list(back.columns)[-4:] == ['predictions', 'predictions_1', 'predictions_2', 'confidence']
+        assert set(back.predictions) == {'mine'}
+
+
+def test_names_that_are_no_text_for_utf8_are_written(trained, tmp_path):
+    interp = CleanInterpretation.from_learner(trained[0])
+    interp.vocab, interp.items = L(f'\udce9{i}' for i in range(10)), [f'\udcff{i}' for i in range(N)]
+    interp.find_issues()
+    assert interp.health().index[0].startswith('\udce9') and interp.top_pairs().given[0].startswith('\udce9')
+    back = pd.read_csv(interp.to_csv(tmp_path/'a.csv'))
+    assert list(back.path) == [f'\\udcff{i}' for i in interp.noisy_idxs()]
+    assert len(pd.read_parquet(interp.to_parquet(tmp_path/'a.parquet'))) == len(back)
+    assert 'udcff' not in interp.report(tmp_path/'a.html', n=3).read_text(encoding='utf-8')
+
+
+def test_files_of_others_are_never_replaced(trained, tmp_path, monkeypatch):
+    interp = CleanInterpretation.from_learner(trained[0])
+    frame = interp.to_frame()
+    def slow(only_issues):
+        (tmp_path/'a.csv').write_text('theirs')
+        return frame
+    monkeypatch.setattr(interp, 'to_frame', slow)
+    with pytest.raises(FileExistsError, match='overwrite=True'): interp.to_csv(tmp_path/'a.csv')
+    assert (tmp_path/'a.csv').read_text() == 'theirs' and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.undo()
+    (tmp_path/'a.csv').chmod(0o600)
+    (tmp_path/'link.csv').symlink_to(tmp_path/'a.csv')
+    interp.to_csv(tmp_path/'link.csv', overwrite=True)
+    assert (tmp_path/'link.csv').is_symlink() and 'predictions' in (tmp_path/'a.csv').read_text()
+    assert (tmp_path/'a.csv').stat().st_mode & 0o777 == 0o600
+    (tmp_path/'dangling.csv').symlink_to(tmp_path/'none.csv')
+    with pytest.raises(FileExistsError): interp.to_csv(tmp_path/'dangling.csv')
+    with pytest.raises(ValueError, match='n is 0'): interp.report(tmp_path/'r.html', n=0)
+
+
+def test_missing_values_of_a_table_stay_missing(tmp_path):
+    df = pd.DataFrame({'age': [1., np.nan, 3., 4.]*20, 'city': ['a', 'b', None, 'a']*20, 'y': list('xy')*40})
+    to = TabularPandas(df, [Categorify, FillMissing, Normalize], ['city'], ['age'], 'y',
+                       splits=(list(range(60)), list(range(60, 80))))
+    learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
+    back = pd.read_csv(CleanInterpretation.from_learner(learn).to_csv(tmp_path/'a.csv', only_issues=False))
+    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence']
+    assert back.age.isna().sum() == 5 and back.city.isna().sum() == 5
+    assert set(back.age.dropna().round(4)) == {1, 3, 4}

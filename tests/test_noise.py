@@ -67,6 +67,15 @@ def test_top_pairs_count_the_issues_of_each_pair():
     assert len(top_pairs(labels, probs.argmax(1), flagged, joint, n=2)) == 2
 
 
+def test_top_pairs_of_small_integers_are_those_of_large_ones():
+    labels, probs = case(5, 400, c=50, sharp=.3)
+    joint, wrong = confident_joint(labels, probs), labels != probs.argmax(1)
+    assert top_pairs(labels.astype(np.uint8), probs.argmax(1), wrong, joint.tolist()).equals(
+        top_pairs(labels, probs.argmax(1), wrong, joint))
+    with pytest.raises(ValueError, match='is_issue as booleans'):
+        top_pairs(labels, probs.argmax(1), wrong.astype(int), joint)
+
+
 def test_no_issues_give_no_pairs():
     assert not len(top_pairs([0, 1], np.array([0, 1]), np.zeros(2, bool), np.eye(2)))
 

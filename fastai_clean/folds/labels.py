@@ -35,6 +35,7 @@ class Labels(NamedTuple):
 
 def labels_of(
     dl,  # A fastai or torch DataLoader
+    binary=False,  # Whether vectors of 0 and 1 of a plain data set are several labels, as the loss tells, not numbers
 ) -> Labels:
     """The labels of the data set behind `dl`, item by item.
 
@@ -62,22 +63,21 @@ def labels_of(
     if ys is None:
         raise TypeError("the data set has no labels: build it with a target, or with with_labels=True for test_dl")
     task = task_of(first)
-    if task == 'segmentation': return Labels(None, _codes(dl) or vocab, task)
+    if task == 'regression' and binary and not isinstance(ds, Datasets) and np.ndim(first): task = 'multilabel'
+    if task == 'segmentation': return Labels(None, _unique(_codes(dl) or vocab), task)
     if vocab is not None and len(vocab) and not isinstance(vocab[0], str) and is_listy(vocab[0]): vocab = vocab[-1]
     return _checked([np.asarray(y) for y in ys], vocab, task)
 
 
 def _checked(ys, vocab, task):
     if task == 'classification':
-        targets = np.array([int(y) for y in ys], dtype=np.int64)
+        targets = np.array([_class_index(i, y) for i, y in enumerate(ys)], dtype=np.int64)
         bad = (targets < 0) | (targets >= (targets.max() + 1 if vocab is None else len(vocab)))
     else:
         if len({y.shape for y in ys}) > 1:
             raise ValueError("the targets have different lengths: give each item as many")
         targets = np.stack(ys).astype(np.float32)
         if targets.ndim == 2 and targets.shape[1] == 1 and task == 'regression': targets = targets[:, 0]
-        vectors = targets.ndim == 2 and targets.shape[1] > 1
-        if task == 'regression' and vectors and np.isin(targets, (0, 1)).all(): task = 'multilabel'
         bad = ~np.isfinite(targets.reshape(len(targets), -1)).all(1)
         if task == 'multilabel':
             c = targets.shape[1] if vocab is None else len(vocab)
@@ -87,7 +87,20 @@ def _checked(ys, vocab, task):
         kind = 'missing or infinite' if task == 'regression' else 'outside the vocab'
         raise ValueError(f"{bad.sum()} labels are {kind}, first that of item {bad.argmax()}: correct them or leave the "
                          "items out")
-    return Labels(targets, None if vocab is None or task == 'regression' else list(vocab), task)
+    return Labels(targets, None if task == 'regression' else _unique(vocab), task)
+
+
+def _class_index(i, y):
+    try: return int(y)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"the label of item {i} is {y!r}, but the first was a class index: give every item one") from e
+
+
+def _unique(vocab):
+    if vocab is None: return None
+    if len(set(vocab)) < len(vocab):
+        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}: give each class its own")
+    return list(vocab)
 
 
 def _table_labels(to):

@@ -65,15 +65,15 @@ def plain_dl(
     dl,  # The DataLoader whose data set is to be read
     idxs=None,  # Positions (m,) to read; None: all
     like=None,  # The DataLoader whose batch transforms and batch size to use; None: `dl`
+    bs=None,  # Batch size; None: as it is
 ):
     "A DataLoader over the items `idxs` of `dl.dataset`, each once, in order of loading only, without augmentation"
     idxs = np.arange(len(dl.dataset)) if idxs is None else np.asarray(idxs)
     ds = view(dl.dataset, idxs, 1)
-    if like is None or type(like) is not type(dl): return new_dl(dl, ds, idxs, shuffle=False, drop_last=False)
-    if isinstance(dl, SortedDL):
-        return like.new(ds, shuffle=False, drop_last=False, sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs])
-    return (like.new if isinstance(like, DataLoader) else lambda d, **kw: _new_torch_dl(like, d, **kw))(
-        ds, shuffle=False, drop_last=False)
+    kw = dict(shuffle=False, drop_last=False, **({} if bs is None else {'bs': bs}))
+    if like is None or type(like) is not type(dl): return new_dl(dl, ds, idxs, **kw)
+    if isinstance(dl, SortedDL): return like.new(ds, sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs], **kw)
+    return like.new(ds, **kw) if isinstance(like, DataLoader) else _new_torch_dl(like, ds, **kw)
 
 
 def fold_dls(

@@ -1,12 +1,14 @@
 "The one way to predict: one pass over a data set, in its order, with all that is wanted from it"
 import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from warnings import warn
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import find_bs, to_np
+from fastai.torch_core import find_bs, no_random, to_np
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +16,8 @@ from ..checks import check_preds
 
 __all__ = ['Predicted', 'predict']
 
-MAX_MASK_VALUES = 2**28
+MAX_MASK_VALUES, MAX_FEATURES = 2**28, 4096
+RECORDS = 'final_record', 'lrs', 'iters', 'losses', 'values', 'log', 'hps'
 
 
 @dataclass
@@ -40,15 +43,26 @@ class _Collect(Callback):
         self.with_features = features
 
     def before_validate(self):
-        for m in self.mets: m.reset()
+        mets, self.mets = self.mets, []
+        for m in mets:
+            with _by_product(m):
+                self.mets.append(copy.deepcopy(m))
+                self.mets[-1].reset()
         layers = [m for m in self.learn.model.modules() if isinstance(m, nn.Linear)] if self.with_features else []
-        if layers: self.layer = layers[-1].register_forward_pre_hook(lambda _, inputs: setattr(self, 'seen', inputs[0]))
+        if layers: self.layer = layers[-1].register_forward_pre_hook(self._see)
+
+    def _see(self, _, inputs):
+        if self.seen is None and inputs: self.seen = inputs[0]
 
     def before_batch(self): self.seen = None
 
     def after_batch(self):
         if not hasattr(self.learn, 'pred'): return
-        for m in self.mets: m.accumulate(self.learn)
+        for m in list(self.mets):
+            self.mets.remove(m)
+            with _by_product(m):
+                m.accumulate(self.learn)
+                self.mets.append(m)
         if len(self.yb):
             self.total = (self.total or 0) + float(self.learn.to_detach(self.learn.loss).mean())*find_bs(self.yb)
         if self.seen is not None: self.features.append(self.learn.to_detach(_per_item(self.seen, find_bs(self.xb))))
@@ -64,8 +78,13 @@ class _Collect(Callback):
     def _flipped(self):
         if not any(isinstance(x, torch.Tensor) and x.ndim == 4 for x in self.xb):
             raise TypeError("tta is 'flip', but the inputs are no images (batch, channels, h, w): pass tta=None")
-        preds = self.act(self.learn.model(*(x.flip(-1) if isinstance(x, torch.Tensor) and x.ndim == 4 else x
-                                            for x in self.xb)))
+        plain = self.learn.pred
+        try:
+            self.learn.pred = self.learn.model(*(x.flip(-1) if isinstance(x, torch.Tensor) and x.ndim == 4 else x
+                                                 for x in self.xb))
+            self.learn('after_pred')
+            preds = self.act(self.learn.pred)
+        finally: self.learn.pred = plain
         return preds.flip(-1) if self.task == 'segmentation' else preds
 
     def _smaller(self, preds, masks):
@@ -95,7 +114,7 @@ def predict(
     with_loss=False,  # Whether to return losses, which a loss without `reduction` cannot give an item
     tta=None,  # 'flip': the mean of the predictions of an image and of its mirror image
     features=False,  # Whether to return features
-    metrics=(),  # fastai metrics to compute; copies of them are used
+    metrics=(),  # fastai metrics to compute, of the plain predictions; copies of them are used
 ) -> Predicted:
     """Predict every item once. Sorted DataLoaders are put back in order. Masks of more than 2**28 probabilities in all
     are averaged over squares of 2, 4, ... pixels, until they are fewer. Raises ValueError as `check_preds` does and for
@@ -103,31 +122,58 @@ def predict(
     if tta not in (None, 'flip'): raise ValueError(f"tta is {tta!r}: choose 'flip' or None")
     idxs = list(dl.get_idxs()) if hasattr(dl, 'get_idxs') else None
     found = len(idxs) if idxs is not None else len(dl.dataset) if hasattr(dl, 'dataset') else None
-    cb = _Collect(act, task, n or found or 1, tta, features, copy.deepcopy(list(metrics)))
+    cb = _Collect(act, task, n or found or 1, tta, features, list(metrics))
     try:
-        *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False,
-                                     cbs=cb)
+        with _unnoticed(learn):
+            *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False,
+                                         cbs=cb)
     finally: cb.after_validate()
     preds = check_preds(_cat(cb.preds), found, c, task)
     order = slice(None) if idxs is None else np.argsort(idxs)
     masks = to_np(_cat(cb.masks))[order] if cb.masks else None
-    feats = to_np(_cat(cb.features).float())[order] if cb.features else None
+    same = len(cb.features) == len(cb.preds) and len({o.shape[1] for o in cb.features}) == 1
+    feats = to_np(_cat(cb.features).float())[order] if same and cb.features[0].shape[1] else None
     return Predicted(preds[order], masks, losses[order] if with_loss else None, feats, _values(cb, len(preds)))
 
 
-def _cat(tensors): return torch.cat(tensors) if all(isinstance(o, torch.Tensor) for o in tensors) else tensors[0]
+@contextmanager
+def _unnoticed(learn):
+    "`get_preds` empties the Learner's record and moves the random states: put both back"
+    kept = [(o, {k: list(v) if isinstance(v, list) else v for k, v in vars(o).items() if k in RECORDS})
+            for o in (learn, getattr(learn, 'recorder', learn))]
+    with no_random():
+        try: yield
+        finally:
+            for o, values in kept: vars(o).update(values)
+
+
+def _cat(tensors):
+    if not all(isinstance(o, torch.Tensor) for o in tensors): return tensors[0]
+    if len(shapes := {tuple(o.shape[1:]) for o in tensors}) > 1:
+        raise ValueError(f"the items have predictions of {len(shapes)} shapes, such as {sorted(shapes)[:2]}: make the "
+                         "images of one size, for example with item_tfms=Resize(128)")
+    return torch.cat(tensors)
 
 
 def _per_item(x, bs):
-    "(bs, d): the mean over what lies between items and features"
-    if not isinstance(x, torch.Tensor) or x.ndim < 2 or x.shape[0] != bs: return torch.zeros(bs, 0)
+    "(bs, d): the mean over what lies between items and features; (bs, 0) where they are no features of items, or huge"
+    if not isinstance(x, torch.Tensor) or x.ndim < 2 or x.shape[0] != bs or x.shape[-1] > MAX_FEATURES:
+        return torch.zeros(bs, 0)
     return x.reshape(bs, -1, x.shape[-1]).mean(1)
 
 
 def _values(cb, n):
     values = {} if cb.total is None else {'valid_loss': cb.total/n}
     for m in cb.mets:
-        try: values[m.name] = float(m.value)
-        except (ValueError, TypeError, ZeroDivisionError) as e:
-            warn(f"metric {m.name} has no value for {n} held-out items: {e}", stacklevel=2)
+        names = (f'{m.name}_{i}' if i else m.name for i in count())
+        with _by_product(m): values[next(o for o in names if o not in {*values, 'fold', 'items'})] = float(m.value)
     return values
+
+
+@contextmanager
+def _by_product(metric):
+    "A metric that fails costs its value, and a warning, not the predictions"
+    try: yield
+    except Exception as e:
+        warn(f"metric {getattr(metric, 'name', metric)} has no value for the held-out items: {type(e).__name__}: {e}",
+             stacklevel=2)

@@ -1,6 +1,8 @@
 "Which fold holds out which item"
 import numpy as np
 import pandas as pd
+import torch
+from fastcore.foundation import L
 from sklearn.model_selection import StratifiedGroupKFold
 
 __all__ = ['fold_numbers']
@@ -19,8 +21,13 @@ def fold_numbers(
     items stay in one fold (scikit-learn's StratifiedGroupKFold). A splitter must hold out each item exactly once.
     Raises ValueError where there are fewer than 2 folds, more folds than items, or `splits` does not fit."""
     targets = np.asarray(targets)
+    if targets.ndim == 2 and targets.dtype.kind in 'iu': targets = targets.astype(bool)
     n = len(targets)
-    if hasattr(splits, 'split') and not isinstance(splits, np.ndarray): return _from_splitter(splits, targets)
+    if isinstance(splits, (str, type)):
+        raise TypeError(f"splits is {splits!r}: pass fold numbers, group ids, a scikit-learn splitter such as KFold(5) "
+                        "or None for stratified folds")
+    if hasattr(splits, 'split') and not isinstance(splits, (np.ndarray, torch.Tensor, L)):
+        return _from_splitter(splits, targets)
     if not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
         raise ValueError(f"n_folds is {n_folds!r}: at least 2 folds are needed")
     if n_folds > n: raise ValueError(f"n_folds is {n_folds}, but there are only {n} training items: use fewer folds")
@@ -30,7 +37,7 @@ def fold_numbers(
         fold = np.empty(n, dtype=np.int64)
         fold[order] = np.arange(n) % n_folds
         return fold
-    groups = np.asarray(splits)
+    groups = np.asarray(list(splits) if isinstance(splits, L) else splits)
     if groups.ndim != 1 or len(groups) != n:
         raise ValueError(f"splits has shape {groups.shape}, but there are {n} training items: one number or group "
                          "id an item is needed, or a scikit-learn splitter")
@@ -42,6 +49,7 @@ def fold_numbers(
     if len(values) == n_folds: return codes.astype(np.int64)
     strata = _strata(targets)
     if strata.dtype.kind == 'f': strata = np.argsort(np.argsort(strata))*10//n
+    if np.unique(strata, return_counts=True)[1].max() < n_folds: strata = np.zeros(n, dtype=np.int64)
     return _from_splitter(StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed), strata, codes)
 
 

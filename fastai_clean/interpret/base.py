@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.interpret import ClassificationInterpretation, Interpretation
-from fastai.torch_core import to_cpu
+from fastai.torch_core import no_random, to_cpu
 from fastcore.basics import detuplify
 from fastcore.foundation import L
 
-from ..checks import check_labels_probs, infer_act
+from ..checks import check_labels_probs, infer_act, is_binary_loss
 from ..folds import item_ids, labels_of, plain_dl, predict
 from ..issues import (
     apply_temperature,
@@ -101,17 +101,19 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         if dl is not None and not hasattr(dl, 'dataset'):
             raise TypeError(f"dl is a {type(dl).__name__}: pass a DataLoader, such as learn.dls.test_dl(items, "
                             "with_labels=True)")
-        if dl is learn.dls.train: ds_idx, dl = 0, None
+        own = [i for i, o in enumerate(learn.dls.loaders) if dl is not None and dl.dataset is o.dataset]
+        if own: ds_idx, dl = own[0], None
+        if ds_idx is not None and -len(learn.dls.loaders) <= ds_idx < 0: ds_idx += len(learn.dls.loaders)
         oof = learn.oof if dl is None and ds_idx in (None, 0) else None
         name = 'test set'
         if dl is None:
             if ds_idx is None: ds_idx = 0 if oof is not None else 1
-            if not -len(learn.dls.loaders) <= ds_idx < len(learn.dls.loaders):
+            if not 0 <= ds_idx < len(learn.dls.loaders):
                 raise ValueError(f"ds_idx is {ds_idx}, but the Learner has {len(learn.dls.loaders)} data sets: choose "
                                  "one of them, or train with ConfidentLearningCallback to check the training set")
             dl = learn.dls[ds_idx]
             name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
-        labels = labels_of(dl)
+        labels = labels_of(dl, is_binary_loss(learn.loss_func))
         targs, vocab, task = labels
         kw = dict(vocab=vocab, task=task, filter_by=filter_by, score=score, calibrate=calibrate)
         dl = plain_dl(dl, like=learn.dls[1] if ds_idx == 0 and len(learn.dls.loaders) > 1 else None)
@@ -120,7 +122,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
             if tta: raise ValueError("tta is for predictions made here: pass it to ConfidentLearningCallback instead")
             _check_oof(oof, labels, item_ids(dl.dataset, learn.path))
             return cls(learn, dl, None, act, oof.pred_probs, oof.targets, **kw,
-                       how={**how, 'probabilities': OUT_OF_FOLD, **oof.config})
+                       how={**oof.config, **how, 'probabilities': OUT_OF_FOLD})
         if ds_idx == 0:
             warn("the Learner has no out-of-fold probabilities (learn.oof): these are in-sample, from a model that has "
                  "learned the wrong labels too; train with ConfidentLearningCallback to find more", stacklevel=2)
@@ -128,8 +130,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         with_loss = hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
         got = predict(learn, dl, act, labels.c, task, with_loss=with_loss, tta=tta, features=True)
         how |= {'probabilities': IN_SAMPLE if ds_idx == 0 else HELD_OUT, 'tta': tta}
-        return cls(learn, dl, got.losses, act, got.preds, targs if got.masks is None else got.masks, **kw,
-                   features=got.features, how=how)
+        targs, losses = targs if got.masks is None else got.masks, None if tta else got.losses
+        return cls(learn, dl, losses, act, got.preds, targs, **kw, features=got.features, how=how)
 
     @classmethod
     def compare(cls,
@@ -143,6 +145,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         issues."""
         loaders = {{0: 'train', 1: 'valid'}.get(i, str(i)): i for i in range(len(learn.dls.loaders))}
         tests = {} if test is None else test if isinstance(test, dict) else {'test': test}
+        if taken := sorted(loaders.keys() & tests.keys()):
+            raise ValueError(f"test has the name {taken[0]!r}, which is that of a set of the Learner: choose another")
         rows = {}
         for name, dl in {**loaders, **tests}.items():
             where = dict(ds_idx=dl) if isinstance(dl, int) else dict(dl=dl)
@@ -176,12 +180,15 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         return self.issues.index[self.issues.is_issue].to_numpy()
 
     def __getitem__(self, idxs):
-        "Inputs, probabilities, targets, predictions and losses at `idxs`, from the one inference"
-        idxs = list(L(idxs.tolist() if hasattr(idxs, 'tolist') else idxs))
-        dl = plain_dl(self.dl, idxs)
-        batches = [to_cpu(b) for b in dl]
-        n_inp = getattr(self.dl, 'n_inp', len(batches[0]) - 1)
-        inps = tuple(torch.cat([b[j] for b in batches]) for j in range(n_inp))
+        """Inputs, probabilities, targets, predictions and losses at `idxs` (positions, or a mask of all items), in that
+        order, from the one inference"""
+        idxs = np.asarray(list(L(idxs.tolist() if hasattr(idxs, 'tolist') else idxs)))
+        if idxs.dtype == bool: idxs = np.flatnonzero(idxs)
+        if not len(idxs): raise IndexError("idxs is empty: ask for at least one item")
+        dl = plain_dl(self.dl, idxs, bs=len(idxs))
+        order = np.argsort(list(dl.get_idxs())) if hasattr(dl, 'get_idxs') else slice(None)
+        with no_random(): batch = to_cpu(next(iter(dl)))
+        inps = tuple(o[order] for o in batch[:getattr(self.dl, 'n_inp', len(batch) - 1)])
         rows = (torch.as_tensor(o[idxs]) for o in (self.probs, self.given, self.predicted))
         return detuplify(inps), *rows, self.losses[idxs]
 
@@ -190,6 +197,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         self._needs_classes('calibrate')
         self.how['temperature'] = fit_temperature(self.given, self.probs)
         self.probs = apply_temperature(self.probs, self.how['temperature'])
+        self.losses = _losses(self.probs, self.given, self.task)
 
 
 def _decode(preds, task):

@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'bootstrap_metrics']
 
 def _f1_macro(y, p): return f1_score(y, p, average='macro', zero_division=0)
 def _f1_micro(y, p): return f1_score(y, p, average='micro', zero_division=0)
-def _pixel_accuracy(y, p): return (y == p).mean()
+def _pixel_accuracy(y, p): return (y == p)[y >= 0].mean()
 
 
 METRICS = {'classification': {'accuracy': accuracy_score, 'f1_macro': _f1_macro},
@@ -26,12 +26,16 @@ def bootstrap_metrics(
     seed=42,  # Seed of the samples
 ) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
     """Each metric on each variant with its 95 % percentile bootstrap interval over the items (Efron 1979; scipy's
-    `bootstrap`). Raises ValueError where a variant has fewer than two items."""
+    `bootstrap`), NaN for a single item. A variant without items has no rows. Labels below 0, as of pixels without one,
+    do not count in pixel accuracy."""
     rows = []
     for variant, (y, p) in variants.items():
-        if len(y) < 2: raise ValueError(f"{variant} has {len(y)} items: an interval needs at least 2")
+        if not len(y): continue
         for name, f in metrics.items():
-            ci = bootstrap((np.arange(len(y)),), lambda idx, y=y, p=p, f=f: float(f(y[idx], p[idx])), vectorized=False,
-                           n_resamples=n_boot, batch=64, method='percentile', rng=np.random.default_rng(seed))
-            rows.append((variant, name, float(f(y, p)), *map(float, ci.confidence_interval), len(y)))
+            ends = (np.nan, np.nan)
+            if len(y) > 1:
+                ends = bootstrap((np.arange(len(y)),), lambda idx, y=y, p=p, f=f: float(f(y[idx], p[idx])), batch=64,
+                                 vectorized=False, n_resamples=n_boot, method='percentile',
+                                 rng=np.random.default_rng(seed)).confidence_interval
+            rows.append((variant, name, float(f(y, p)), *map(float, ends), len(y)))
     return pd.DataFrame(rows, columns=['labels', 'metric', 'value', 'low', 'high', 'items'])

@@ -1,13 +1,18 @@
 "The files of a CleanInterpretation"
+import csv
 import os
+import shutil
 from datetime import datetime
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 from fastai.tabular.core import Tabular
 from fastcore.xtras import is_listy
+from PIL import Image
 
 from .html import page
 from .show import decoded_frame, image_path, readable
@@ -38,10 +43,13 @@ class Outputs:
         if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
         elif isinstance(items, pd.DataFrame):
             df = items.iloc[rows.index].map(lambda o: readable(o) if is_listy(o) else o)
-        else: df = pd.DataFrame({'path': rows.item.to_numpy(), 'label': rows.given.map(_joined).to_numpy()})
-        added = {'predictions': rows.predicted.map(_joined).to_numpy()}
+        else: df = pd.DataFrame({'path': rows.item, 'label': _column(rows.given)}, dtype=object)
+        added = {'predictions': _column(rows.predicted).to_numpy()}
         if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
-        return df.assign(**{f'{k}_1' if k in df else k: v for k, v in added.items()})
+        for name, values in added.items():
+            column = pd.Series(values, df.index, dtype=object if values.dtype == object else None)
+            df = df.assign(**{_free_name(name, df): column})
+        return df
 
     def to_csv(self,
         path,  # File to write
@@ -50,7 +58,7 @@ class Outputs:
     ) -> Path:
         """Write `to_frame` as CSV; the full table is `issues`. Raises FileExistsError where `path` exists, see
         `overwrite`."""
-        return _write(path, overwrite, lambda tmp: self.to_frame(only_issues).to_csv(tmp, index=False))
+        return _write(path, overwrite, lambda tmp: _to_csv(self.to_frame(only_issues), tmp))
 
     def to_parquet(self,
         path,  # File to write
@@ -63,9 +71,13 @@ class Outputs:
         except ImportError as e:
             raise ImportError("to_parquet needs pyarrow: pip install 'fastai_clean[parquet]'") from e
         df = self.to_frame(only_issues)
-        mixed = [o for o in df if df[o].dtype == object and len(set(map(type, df[o]))) > 1 or df[o].dtype == object and
-                 len(df) and isinstance(df[o].iloc[0], Path)]
-        return _write(path, overwrite, lambda tmp: df.astype(dict.fromkeys(mixed, str)).to_parquet(tmp, index=False))
+        if df.columns.has_duplicates:
+            raise ValueError(f"the column {df.columns[df.columns.duplicated()][0]!r} is there twice, which Parquet "
+                             "cannot hold: rename one, or use to_csv")
+        for name in [o for o in df if pd.api.types.is_object_dtype(df[o])]:
+            df[name] = pd.Series([o if pd.api.types.is_scalar(o) and pd.isna(o) else _utf8(o) for o in df[name]],
+                                 df.index, dtype=object)
+        return _write(path, overwrite, lambda tmp: df.to_parquet(tmp, index=False))
 
     def report(self,
         path='report.html',  # File to write
@@ -75,6 +87,7 @@ class Outputs:
     ) -> Path:
         """Write one HTML file that needs nothing else: the summary, the pictures, the `n` worst items, and how the
         probabilities were made. Raises FileExistsError where `path` exists, see `overwrite`."""
+        if n < 1: raise ValueError(f"n is {n}: show at least 1 item")
         path = _free(path, overwrite)
         text = page(title or f"Label report: {self.how.get('data set', 'data')}", **self._report_parts(n))
         return _write(path, overwrite, lambda tmp: tmp.write_text(text, encoding='utf-8'))
@@ -101,7 +114,7 @@ class Outputs:
             summary |= {'classes': len(self.vocab), 'estimated noise rate': f'{self.noise_rate:.1%}',
                         'label-health score': f'{self.health_score:.3f}'}
             tables = [('Class pairs with most label issues', self.top_pairs()),
-                      ('Classes, the worst first', self.health().head(25).reset_index())]
+                      ('Classes, the worst first', self.health().head(25))]
             pictures = [('Confident joint: given and likely true class', self.plot_confident_joint),
                         ('Noise matrix: how each true class is labelled', self.plot_noise_matrix),
                         ('Health of the classes', self.plot_class_health),
@@ -113,13 +126,22 @@ class Outputs:
         else: pictures = [('Label quality', self.plot_quality)]
         if self.task == 'multilabel':
             tables = [('Worst single labels', self.class_issues().head(25))]
-        if folds: tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
+        if isinstance(folds, list) and folds:
+            tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
         how |= {'made': f'{datetime.now():%Y-%m-%d %H:%M}', 'task': self.task}
         how |= {'filter': self.filter_by, 'model': type(self.learn.model).__name__}
         if self.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
         if self.how.get('probabilities') == 'held-out': warnings.append(TEST)
-        shown = [{'shown': self.shown(i), 'cells': self._cells(i, o)} for i, o in rows.iterrows()]
+        shown = [{'shown': _small(self.shown(i)), 'cells': self._cells(i, o)} for i, o in rows.iterrows()]
         return dict(summary=summary, warnings=warnings, tables=tables, pictures=pictures, rows=shown, how=how)
+
+
+def _small(shown, size=320):
+    "An image of bytes at most `size` pixels a side, so that a hundred photographs fit into memory"
+    if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8 or max(shown.shape[:2]) <= size: return shown
+    image = Image.fromarray(shown)
+    image.thumbnail((size, size))
+    return np.asarray(image)
 
 
 def _number(o): return f'{o:.4g}' if isinstance(o, float) else o
@@ -128,21 +150,55 @@ def _number(o): return f'{o:.4g}' if isinstance(o, float) else o
 def _joined(o): return ';'.join(map(str, o)) if isinstance(o, tuple) else o
 
 
+def _column(values): return pd.Series([_joined(o) for o in values], values.index, dtype=values.dtype)
+
+
+def _free_name(name, df):
+    "`name`, or the first of name_1, name_2, ... that `df` has not"
+    names = (name if i == 0 else f'{name}_{i}' for i in count())
+    return next(o for o in names if o not in df)
+
+
+def _utf8(o):
+    "`o` as text that UTF-8 can hold: a file name's stray bytes as \\udcff"
+    return str(o).encode(errors='backslashreplace').decode()
+
+
+def _to_csv(df, tmp):
+    "CSV that reads back: pandas leaves a lone carriage return unquoted, which ends a row"
+    stray = any(isinstance(o, str) and '\r' in o for name in df.columns for o in df[[name]].to_numpy().ravel())
+    df.to_csv(tmp, index=False, errors='backslashreplace',
+              quoting=csv.QUOTE_NONNUMERIC if stray else csv.QUOTE_MINIMAL)
+
+
 def _free(path, overwrite):
-    "`path` as a Path that may be written, or an OSError that says why not"
+    "`path`, links followed, where it may be written, or an OSError that says why not"
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
+    if (path.exists() or path.is_symlink()) and not overwrite: raise _exists(path)
     if not path.parent.is_dir(): raise FileNotFoundError(f"path {path} is in no folder: make {path.parent} first")
-    return path
+    return path.resolve()
+
+
+def _exists(path): return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
 
 
 def _write(path, overwrite, write):
     path = _free(path, overwrite)
-    tmp = path.with_name(f'.{path.name}-{uuid4().hex}')
+    tmp = path.with_name(f'.{uuid4().hex}{"".join(path.suffixes[-2:])[:20]}')
     try:
         write(tmp)
-        os.replace(tmp, path)
+        if path.exists(): shutil.copymode(path, tmp)
+        if overwrite: os.replace(tmp, path)
+        else: _place(tmp, path)
     finally: tmp.unlink(missing_ok=True)
     return path
+
+
+def _place(tmp, path):
+    "Name `tmp` as `path`, unless another has taken that name since"
+    try: os.link(tmp, path)
+    except FileExistsError: raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        if path.exists(): raise _exists(path) from None
+        os.replace(tmp, path)

@@ -7,6 +7,7 @@ import torch
 from fastai.data.core import Datasets
 from fastai.tabular.core import Tabular
 from fastai.text.core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP
+from fastai.torch_core import no_random
 from fastcore.xtras import is_listy
 from matplotlib import colormaps
 from PIL import Image, ImageOps
@@ -45,7 +46,7 @@ def show_masks(
     "Image, given mask and predicted mask of item `i`, side by side, (h, 3w + gaps, 3); or `Unreadable`"
     try:
         one = plain_dl(dl, [i])
-        image = _as_image(one.decode_batch(next(iter(one)), max_n=1)[0][0])
+        with no_random(): image = _as_image(one.decode_batch(next(iter(one)), max_n=1)[0][0])
     except Exception as e:  # noqa: BLE001  as above
         return Unreadable(f'{type(e).__name__}: {e}')
     h, w = given.shape
@@ -60,13 +61,11 @@ def image_path(
     i,  # Position of the item
 ) -> Path | None:
     "The image file of item `i`, or None where it is not loaded from one"
-    if not isinstance(ds, Datasets): return None
+    if not isinstance(ds, Datasets) or not any(map(_opens_image, ds.tls[0].tfms.fs)): return None
     x = _item(ds.tls[0], i)
     for f in ds.tls[0].tfms.fs:
-        if _opens_image(f) and isinstance(x, (str, Path)): return Path(x)
-        if _opens_image(f): return None
+        if _opens_image(f): return Path(x) if isinstance(x, (str, Path)) else None
         x = f(x, split_idx=1)
-    return None
 
 
 def readable(
@@ -88,8 +87,12 @@ def readable(
 def decoded_frame(
     to,  # A fastai Tabular
 ) -> pd.DataFrame:
-    "Its rows in the person's own values"
-    return to.new(to.items).decode().items
+    "Its rows in the person's own values; what was missing, and FillMissing made up, is missing again"
+    df = to.new(to.items).decode().items
+    made = [o for o in to.cat_names if o.endswith('_na') and o[:-3] in to.cont_names]
+    for o in made: df[o[:-3]] = df[o[:-3]].where(~df[o].astype(str).eq('True'))
+    for o in to.cat_names: df[o] = df[o].where(df[o].astype(str) != '#na#')
+    return df.drop(columns=made)
 
 
 def _table_row(row, names, n=10):

@@ -6,6 +6,7 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 import sklearn.metrics as skm
+from fastcore.xtras import is_listy
 from sklearn.metrics import r2_score
 
 from ..checks import infer_act
@@ -43,7 +44,13 @@ class Tables:
         """How far the model agrees with the given labels: the share of labels (single labels, pixels) that it predicts;
         for regression R², 1 at best. A low one means a weak model or bad labels, and no estimate here tells which."""
         if self.task == 'regression': return float(r2_score(self.given, self.predicted))
-        return float(np.mean(self.given == self.predicted))
+        labelled = self._labelled()
+        return float(np.mean((labelled == self.predicted)[labelled >= 0]))
+
+    def _labelled(self):
+        "Given labels, those of pixels without one of the vocab made -1"
+        if self.task != 'segmentation': return self.given
+        return np.where((self.given >= 0) & (self.given < len(self.vocab)), self.given, -1)
 
     def health(self) -> pd.DataFrame:
         "`class_health` of every class, the worst first"
@@ -52,7 +59,7 @@ class Tables:
 
     @property
     def health_score(self):
-        "Overall label-health score of cleanlab, 0 to 1: the estimated share of right labels"
+        "Overall label-health score, 0 to 1: the estimated share of right labels, cleanlab's from the joint alone"
         self._needs_classes('health_score')
         return 1 - self.noise_rate
 
@@ -110,10 +117,11 @@ class Tables:
                             "{'accuracy': sklearn.metrics.accuracy_score}")
         if corrections is not None and not isinstance(corrections, (Mapping, pd.Series)):
             raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> label")
-        y, p = self.given, self.predicted
+        y, p = self._labelled(), self.predicted
         flagged = self.issues.is_issue.sort_index().to_numpy()
         fixed = np.array(y)
-        if corrections is None: fixed[flagged] = p[flagged]
+        if corrections is None: fixed[flagged] = np.where(y[flagged] < 0, y[flagged], p[flagged]) if (
+            self.task == 'segmentation') else p[flagged]
         else:
             corrections = dict(corrections)
             if bad := [o for o in corrections if not (isinstance(o, (int, np.integer)) and 0 <= o < len(y))]:
@@ -127,7 +135,12 @@ class Tables:
 
     def _encode(self, label):
         if self.task == 'regression': return label
-        if self.task == 'multilabel': return [o in label for o in self.vocab]
+        if self.task == 'multilabel':
+            names = label.split(';') if isinstance(label, str) else label
+            names = [o for o in names if o != ''] if is_listy(names) or isinstance(names, (set, tuple)) else [names]
+            if bad := [o for o in names if o not in self.vocab]:
+                raise ValueError(f"corrections has the label {bad[0]!r}, which is not in the vocab")
+            return [o in names for o in self.vocab]
         if self.task != 'classification': raise TypeError(f"corrections of {self.task} labels are not supported")
         if label not in self.vocab: raise ValueError(f"corrections has the label {label!r}, which is not in the vocab")
         return list(self.vocab).index(label)

@@ -34,6 +34,7 @@ def apply_temperature(
     temperature,  # What `fit_temperature` gives
 ) -> np.ndarray:  # (n, c), a new array
     "Probabilities with their logarithms divided by `temperature`; no item's ranking of the classes changes"
+    pred_probs = check_labels_probs(np.zeros(len(pred_probs), dtype=int), pred_probs)[1]
     if not temperature > 0: raise ValueError(f"temperature is {temperature}: pass a number above 0")
     res = np.empty_like(pred_probs)
     for i, p in _chunks(pred_probs):

@@ -64,6 +64,11 @@ def any_score(
     if isinstance(score, str): return named(score)
     if isinstance(score, (list, tuple)) and any(isinstance(o, str) or callable(o) or np.ndim(o) for o in score):
         return np.mean([rankdata(any_score(o, named, labels, preds)) for o in score], 0)/n
+    if isinstance(score, pd.Series):
+        if not np.array_equal(np.sort(score.index), np.arange(n)):
+            raise ValueError(f"score is a Series whose index is not the positions 0..{n - 1}: pass score.to_numpy() in "
+                             "the order of the data set")
+        score = score.sort_index()
     values = np.asarray(score(labels, preds) if callable(score) else score, dtype=float)
     if values.shape != (n,):
         found = f'{len(values)} scores' if values.ndim == 1 else f'shape {values.shape}'

@@ -5,6 +5,7 @@ from cleanlab.count import compute_confident_joint, estimate_latent, get_confide
 from cleanlab.dataset import rank_classes_by_label_quality
 
 from ..checks import check_labels_probs
+from .columns import as_is, names_of
 
 __all__ = ['confident_joint', 'noise_matrix', 'noise_rate', 'class_thresholds', 'class_health', 'top_pairs']
 
@@ -66,7 +67,7 @@ def class_health(
                   'label_quality']
     counts = np.bincount(np.asarray(labels), minlength=len(joint))
     df.insert(1, 'items', counts[df['class']])
-    if vocab is not None: df['class'] = [vocab[i] for i in df['class']]
+    df['class'] = as_is(names_of(len(joint), vocab)[df['class']])
     return df.set_index('class')
 
 
@@ -81,14 +82,19 @@ def top_pairs(
 ) -> pd.DataFrame:  # Columns given, predicted, count, error_rate
     """The class pairs with most label issues: `count` items labelled `given` are issues and predicted to be
     `predicted`; `error_rate` is the estimated share, 0 to 1, of all items labelled `given` that truly are
-    `predicted`."""
-    c = len(joint)
-    pairs, counts = np.unique(np.asarray(labels)[is_issue]*c + np.asarray(predicted)[is_issue], return_counts=True)
+    `predicted`. Raises ValueError for shapes that do not fit."""
+    joint, labels, predicted = np.asarray(joint), np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
+    c, is_issue = len(joint), np.asarray(is_issue)
+    if is_issue.dtype != bool or not labels.shape == predicted.shape == is_issue.shape:
+        raise ValueError(f"labels, predicted and is_issue have shapes {labels.shape}, {predicted.shape} and "
+                         f"{is_issue.shape} ({is_issue.dtype}): pass one entry an item in each, is_issue as booleans")
+    pairs, counts = np.unique(labels[is_issue]*c + predicted[is_issue], return_counts=True)
     order = np.argsort(-counts, kind='stable')[:n]
     given, pred = pairs[order]//c, pairs[order] % c
-    names = np.arange(c) if vocab is None else np.array([*vocab, None], dtype=object)[:-1]
+    names = names_of(c, vocab)
     rates = joint[given, pred]/joint.sum(1).clip(1)[given]
-    return pd.DataFrame({'given': names[given], 'predicted': names[pred], 'count': counts[order], 'error_rate': rates})
+    return pd.DataFrame({'given': as_is(names[given]), 'predicted': as_is(names[pred]), 'count': counts[order],
+                         'error_rate': rates})
 
 
 def _joint(labels, pred_probs, joint):

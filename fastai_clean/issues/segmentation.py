@@ -37,6 +37,8 @@ def find_segmentation_issues(
     labels, pred_probs, labelled = _check_masks(labels, pred_probs, vocab)
     if not 0 <= min_area < 1: raise ValueError(f"min_area is {min_area!r}: pass a share of the pixels from 0 to 1")
     n, c, h, w = pred_probs.shape
+    if border is not None and (border < 0 or border != int(border)):
+        raise ValueError(f"border is {border!r}: pass a whole number of pixels, 0 or more")
     if border is None: border = max(1, round(min(h, w)/64))
     items, names = item_column(items, n), objects([*names_of(c, vocab).tolist(), None])
     flagged = _pixel_issues(labels, pred_probs, labelled)

@@ -35,6 +35,8 @@ def find_issues(
     TypeError as `check_labels_probs` does, and for an unknown filter or score."""
     labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
     check_choice('filter_by', filter_by, FILTERS)
+    if (labels == labels[0]).all():
+        raise ValueError(f"labels has {labels[0]} alone: confident learning needs items of at least 2 given classes")
     items = item_column(items, len(labels))
     quality = _quality(labels, pred_probs, score)
     flagged = find_label_issues(labels, pred_probs, filter_by=filter_by, frac_noise=frac_noise, n_jobs=n_jobs,

@@ -1,11 +1,12 @@
 "The fold Learners that make the out-of-fold result"
 import numpy as np
+import torch
 from fastai.learner import Learner, SkipToEpoch
 from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from ..checks import check_opt_func, infer_act
+from ..checks import check_opt_func, infer_act, is_binary_loss
 from ..folds import fold_numbers, item_ids, labels_of, predict
 from .replay import FitRecord, FoldLearner, InFold, copy_model, fold_bar, snapshot
 from .result import OutOfFold
@@ -34,7 +35,7 @@ class FoldLearners:
         if seed < 0: raise ValueError(f"seed is {seed}: pass a whole number, 0 or more")
         self.learn, self.seed, self.leave_out = learn, int(seed), tuple(L(leave_out))
         with self._random():
-            self.labels = labels_of(learn.dls.train)
+            self.labels = labels_of(learn.dls.train, is_binary_loss(record.loss_func))
             self.act, self.tta = infer_act(record.loss_func, act, self.labels.task), tta
             targets, vocab, task = self.labels
             if task == 'classification' and (len(np.unique(targets)) < 2 or (vocab is not None and len(vocab) < 2)):
@@ -70,10 +71,18 @@ class FoldLearners:
             fold = self._new_fold()
             with fold.learn.added_cbs(fold.set_up(record, self.fold == 0)):
                 dl = fold.learn.dls.valid
-                self._predicted(fold.learn, [dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))])
+                self._try(fold.learn, [dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))])
+
+    def _try(self, learn, batches):
+        try: self._predicted(learn, batches)
+        except (RuntimeError, IndexError) as e:
+            if isinstance(e, torch.OutOfMemoryError): raise
+            fit = self.labels.task if self.labels.c is None else f'{self.labels.task} with {self.labels.c} outputs'
+            raise ValueError(f"a fold Learner fails on its first batch, {type(e).__name__}: {str(e)[:200]}; see that "
+                             f"model, loss and targets fit the task: {fit}") from e
 
     def _same_labels(self, dl):
-        targets = labels_of(dl).targets
+        targets = labels_of(dl, self.labels.task == 'multilabel').targets
         return len(dl.dataset) == len(self.fold) and (targets is None or np.array_equal(targets, self.labels.targets))
 
     def follow(self,
@@ -82,7 +91,7 @@ class FoldLearners:
         "Repeat on each fold Learner the fits it has not seen, predict the folds, set `learn.oof` fold by fold"
         if record is not None:
             self.fits.append(record)
-            self.pred_probs, self.masks, self.metrics = None, None, {}
+            self.pred_probs, self.masks, self.metrics, self.learn.oof = None, None, {}, None
         for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
             if self.pred_probs is None or np.isnan(self.pred_probs[self.fold == k]).any(): self._follow(k, tick)
 

@@ -1,5 +1,7 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 
 import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
@@ -9,6 +11,7 @@ from fastai.optimizer import Lookahead, OptimWrapper
 from fastcore.foundation import L
 from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..folds import fold_dls
@@ -53,16 +56,21 @@ def copy_model(
     keep=(),  # Objects that its hooks may refer to and that are not to be copied: the Learner, its callbacks
     hooks=(),  # Ids of forward and backward hooks that the copy is to be without
 ):
-    "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses (AWD_LSTM's weights)"
-    memo = {id(o): o for o in keep}
+    "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses: AWD_LSTM's, hooks'"
+    memo, seen = {id(o): o for o in keep}, {}
 
     def detach(o):
         if isinstance(o, torch.Tensor):
             if not o.is_leaf: memo[id(o)] = o.detach().clone()
-        elif isinstance(o, dict):
-            for v in o.values(): detach(v)
-        elif isinstance(o, (list, tuple)):
-            for v in o: detach(v)
+            return
+        if id(o) in memo or id(o) in seen or isinstance(o, (nn.Module, type, ModuleType, FunctionType)): return
+        if isinstance(o, dict): parts = o.values()
+        elif isinstance(o, (list, tuple)): parts = o
+        elif isinstance(o, MethodType): parts = [o.__self__]
+        elif isinstance(o, partial): parts = [o.func, *o.args, *o.keywords.values()]
+        else: parts = getattr(o, '__dict__', {}).values()
+        seen[id(o)] = o
+        for v in list(parts): detach(v)
 
     for m in model.modules(): detach(vars(m))
     res = copy.deepcopy(model, memo)

@@ -55,7 +55,7 @@ class OutOfFold:
     def __len__(self): return len(self.pred_probs)
 
     def __repr__(self):
-        kind = f'{len(self.vocab)} classes' if self.vocab else f'{self.pred_probs[0].size} numbers each'
+        kind = f'{len(self.vocab)} classes' if self.vocab else f'{self.pred_probs[:1].size} numbers each'
         return (f"OutOfFold({len(self)} items, {kind}, {len(np.unique(self.fold))} folds, {self.done.sum()} predicted"
                 f"{'' if self.task == 'classification' else ', ' + self.task})")
 
@@ -99,7 +99,7 @@ class OutOfFold:
         try:
             for name in _ARRAYS: np.save(tmp/f'{name}.npy', getattr(self, name), allow_pickle=False)
             meta = dict(format=2, task=self.task, items=self.items, vocab=self.vocab, config=self.config)
-            (tmp/'oof.json').write_text(json.dumps(meta), encoding='utf-8')
+            (tmp/'oof.json').write_text(json.dumps(meta, default=_plain), encoding='utf-8')
             if path.exists(): os.replace(path, old)
             os.replace(tmp, path)
         finally:
@@ -121,6 +121,11 @@ class OutOfFold:
                                 allow_pickle=False) for name in _ARRAYS}
         return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')},
                    task=meta.get('task', 'classification'))
+
+
+def _plain(o):
+    if hasattr(o, 'tolist'): return o.tolist()
+    raise TypeError(f"config holds {o!r}, which JSON cannot: use text, numbers, lists and dicts")
 
 
 _ARRAYS = 'pred_probs', 'targets', 'fold'
