@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.data.core import Datasets
 from fastai.data.transforms import EncodedMultiCategorize
 from fastai.tabular.core import Tabular
@@ -66,7 +67,7 @@ def labels_of(
     if task == 'regression' and binary and not isinstance(ds, Datasets) and np.ndim(first): task = 'multilabel'
     if task == 'segmentation': return Labels(None, _unique(_codes(dl) or vocab), task)
     if vocab is not None and len(vocab) and not isinstance(vocab[0], str) and is_listy(vocab[0]): vocab = vocab[-1]
-    return _checked([np.asarray(y) for y in ys], vocab, task)
+    return _checked([np.asarray(y.cpu() if isinstance(y, torch.Tensor) else y) for y in ys], vocab, task)
 
 
 def _checked(ys, vocab, task):

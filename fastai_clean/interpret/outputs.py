@@ -184,7 +184,7 @@ def _exists(path): return FileExistsError(f"path {path} exists: choose another o
 
 
 def _write(path, overwrite, write):
-    path = _free(path, overwrite)
+    given, path = Path(path), _free(path, overwrite)
     tmp = path.with_name(f'.{uuid4().hex}{"".join(path.suffixes[-2:])[:20]}')
     try:
         write(tmp)
@@ -192,7 +192,7 @@ def _write(path, overwrite, write):
         if overwrite: os.replace(tmp, path)
         else: _place(tmp, path)
     finally: tmp.unlink(missing_ok=True)
-    return path
+    return given
 
 
 def _place(tmp, path):
