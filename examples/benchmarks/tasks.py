@@ -62,12 +62,12 @@ def shapes(n, noise, rng, size=32):
                  (rows - y)**2 + (cols - x)**2 < (size//6)**2]
         image = rng.normal(90, 40, (size, size, 3))
         mask = np.zeros((size, size), np.uint8)
-        for k, (part, colour) in enumerate(zip(parts, ((90, 0, 30), (0, 60, 70))), 1):
+        for k, (part, colour) in enumerate(zip(parts, ((30, 0, 10), (0, 20, 25))), 1):
             image[part] += colour
             mask[part] = k
         if bad[i]:
             kind = rng.integers(3)
-            if kind == 0: mask = np.roll(mask, size//5, axis=int(rng.integers(2)))
+            if kind == 0: mask = np.roll(mask, size//8, axis=int(rng.integers(2)))
             else: mask[mask == rng.integers(1, 3)] = 0 if kind == 1 else 1 + (mask.max() == 1)
             if kind == 2: mask = np.where(mask == 0, 0, 3 - mask).astype(np.uint8)
         images.append(image.clip(0, 255).astype(np.uint8))
