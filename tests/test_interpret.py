@@ -301,6 +301,12 @@ def test_audit_joins_its_columns_and_they_stay(trained):
         assert count.seen == 60
 
 
+def test_audit_without_cleanvision_checks_the_rest(images, monkeypatch):
+    monkeypatch.setattr('fastai_clean.interpret.tables.find_spec', lambda _: None)
+    table = CleanInterpretation.from_learner(images[0], ds_idx=1).audit()
+    assert 'is_outlier_issue' in table and 'is_dark_issue' not in table
+
+
 def test_audit_sees_the_image_files(images):
     table = CleanInterpretation.from_learner(images[0], ds_idx=1).audit()
     assert {'is_dark_issue', 'is_blurry_issue', 'image_error'} <= set(table) and table.dark_score.notna().all()

@@ -63,9 +63,11 @@ def image_path(
     "The image file of item `i`, or None where it is not loaded from one"
     if not isinstance(ds, Datasets) or not any(map(_opens_image, ds.tls[0].tfms.fs)): return None
     x = _item(ds.tls[0], i)
-    for f in ds.tls[0].tfms.fs:
-        if _opens_image(f): return Path(x) if isinstance(x, (str, Path)) else None
-        x = f(x, split_idx=1)
+    try:
+        for f in ds.tls[0].tfms.fs:
+            if _opens_image(f): return Path(x) if isinstance(x, (str, Path)) else None
+            x = f(x, split_idx=1)
+    except Exception: return None  # `show_item` gives the reason
 
 
 def readable(

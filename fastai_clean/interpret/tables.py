@@ -1,6 +1,7 @@
 "The tables of a CleanInterpretation that are more than the issue table"
 from collections.abc import Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from warnings import warn
 
 import numpy as np
@@ -149,15 +150,17 @@ class Tables:
         **kwargs,  # Passed to `issues.audit`
     ) -> pd.DataFrame:
         """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers, near-duplicates, class
-        imbalance, items that are not drawn independently, and of image files what cleanvision sees (dark, blurry, ...).
-        Its columns are joined to `issues`, which is returned; `issues.attrs['summary']` counts the issues of each type.
-        Datalab gets the predictions and the inputs of the
-        model's last linear layer; where the predictions are out-of-fold, one pass over the data makes those, once."""
+        imbalance, items that are not drawn independently, and of image files what cleanvision, where it is installed,
+        sees (dark, blurry, ...). Its columns are joined to `issues`, which is returned; `issues.attrs['summary']` counts
+        the issues of each type. Datalab gets the predictions and the inputs of the model's last linear layer; where the
+        predictions are out-of-fold, one pass over the data makes those, once. Raises TypeError for masks."""
+        if self.task == 'segmentation': raise TypeError("audit knows no masks: see `issues` for their label issues")
         if self.audited is None:
             if self.features is None:
                 act = infer_act(self.learn.loss_func, self.act, self.task)
                 self.features = predict(self.learn, self.dl, act, None, self.task, features=True).features
-            paths = [image_path(self.dl.dataset, i) for i in range(len(self.items))]
+            found = len(self.items) if find_spec('cleanvision') else 0
+            paths = [image_path(self.dl.dataset, i) for i in range(found)]
             self.audited = audit(self.given, self.probs, self.features, task=self.task,
                                  paths=paths if any(paths) else None, **kwargs)
             if self.task != 'classification':
