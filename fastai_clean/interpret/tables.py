@@ -151,9 +151,9 @@ class Tables:
     ) -> pd.DataFrame:
         """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers, near-duplicates, class
         imbalance, items that are not drawn independently, and of image files what cleanvision, where it is installed,
-        sees (dark, blurry, ...). Its columns are joined to `issues`, which is returned; `issues.attrs['summary']` counts
-        the issues of each type. Datalab gets the predictions and the inputs of the model's last linear layer; where the
-        predictions are out-of-fold, one pass over the data makes those, once. Raises TypeError for masks."""
+        sees (dark, blurry, ...). Its columns are joined to `issues`, which is returned, with the number of issues of
+        each type in `attrs['summary']`. Datalab gets the predictions and the inputs of the model's last linear layer;
+        where the predictions are out-of-fold, one pass over the data makes those, once. Raises TypeError for masks."""
         if self.task == 'segmentation': raise TypeError("audit knows no masks: see `issues` for their label issues")
         if self.audited is None:
             if self.features is None:
