@@ -27,11 +27,12 @@ from .issues import (
 )
 from .oof import OutOfFold
 from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
+from .review import ReviewSession
 from .tracking import CleanWandbCallback, log_interpretation
 
-__all__ = ['ConfidentLearningCallback', 'CleanInterpretation', 'CleanWandbCallback', 'OutOfFold', 'FILTERS',
-           'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Unreadable', 'advise_filter', 'apply_temperature',
-           'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
-           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues', 'fit_temperature',
-           'fold_numbers', 'label_quality', 'log_interpretation', 'noise_matrix', 'noise_rate', 'plot_class_health',
-           'plot_items', 'plot_matrix', 'plot_quality', 'segmentation_pixel_issues', 'top_pairs']
+__all__ = ['ConfidentLearningCallback', 'CleanInterpretation', 'CleanWandbCallback', 'OutOfFold', 'ReviewSession',
+           'FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Unreadable', 'advise_filter',
+           'apply_temperature', 'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues',
+           'find_issues', 'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
+           'fit_temperature', 'fold_numbers', 'label_quality', 'log_interpretation', 'noise_matrix', 'noise_rate',
+           'plot_class_health', 'plot_items', 'plot_matrix', 'plot_quality', 'segmentation_pixel_issues', 'top_pairs']

@@ -399,6 +399,27 @@ def test_images_that_cannot_be_shown_give_the_reason_and_turned_ones_are_upright
     assert text.count('<li class="missing">') == 10 and text.count('<li class="image">') == 25
 
 
+# review
+
+def test_decisions_are_applied_to_the_learners_data(trained, tmp_path):
+    learn, wrong = trained
+    interp = CleanInterpretation.from_learner(learn)
+    session = interp.review(tmp_path/'decisions.jsonl', user='ada')
+    ids = dict(zip(session.issues['item'], session.issues['id']))
+    flagged = interp.noisy_idxs()
+    for i in flagged[1:]: session.relabel(ids[str(i)], interp.vocab[int(DIGITS.target[i])])
+    session.delete(ids[str(flagged[0])])
+    assert session.progress()['reviewed'] == session.progress()['flagged'] == len(flagged)
+    again = interp.review(tmp_path/'decisions.jsonl', user='ada')
+    assert again.state == session.state and len(again.decisions) == len(flagged)
+    dls = again.apply_dls(learn)
+    kept = [int(o) for o in dls.train_ds.items]
+    assert len(kept) == N - 1 and flagged[0] not in kept and len(learn.dls.train_ds) == N
+    labels = {i: int(dls.train_ds[k][1]) for k, i in enumerate(kept)}
+    assert all(labels[i] == DIGITS.target[i] for i in flagged[1:])
+    assert (np.array([labels[i] for i in kept]) != DIGITS.target[kept]).sum() < wrong[:N].sum()/2
+
+
 # what attackers found
 
 def test_texts_come_with_their_own_labels_and_probabilities(tmp_path):

@@ -20,6 +20,7 @@ from ..issues import (
     find_segmentation_issues,
     fit_temperature,
 )
+from ..review import ReviewSession
 from .outputs import Outputs
 from .pictures import Pictures
 from .tables import Tables
@@ -191,6 +192,14 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         inps = tuple(o[order] for o in batch[:getattr(self.dl, 'n_inp', len(batch) - 1)])
         rows = (torch.as_tensor(o[idxs]) for o in (self.probs, self.given, self.predicted))
         return detuplify(inps), *rows, self.losses[idxs]
+
+    def review(self,
+        path,  # Journal of decisions (.jsonl); made where there is none
+        user=None,  # The reviewer's name; None: that of the account
+    ) -> ReviewSession:
+        "A `ReviewSession` over `issues`: decide on them, undo, apply. One class an item; see there for what it raises"
+        self._needs_classes('review')
+        return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user)
 
     def _calibrate(self, how):
         if how != 'temperature': raise ValueError(f"calibrate is {how!r}: choose 'temperature' or None")

@@ -1,0 +1,657 @@
+"The journal against a model in memory, torn at every byte, of other data; and what the decisions make of the data"
+import json
+import os
+import re
+import sys
+import threading
+import warnings
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import DIGITS, PIXELS, digit_dls, tiny_learn, tiny_model
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
+from fastai.text.all import TextDataLoaders
+from fastai.vision.all import ImageDataLoaders
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+from fastai_clean.folds import item_ids, labels_of
+from fastai_clean.review import ACTIONS, ReviewSession
+
+CLASSES = ['cat', 'dog', 'owl']
+HOSTILE = ['a\nb', 'nul\0', 'stray\udcff', 'x'*10_000, '<img src=x onerror=alert(1)>', '../../up', '/etc/passwd', '',
+           ' ', '\u202eright', '"quoted"\\', 'CON', '{"do":"delete"}', '😀'*200, '.hidden', 'a/b\\c', 'line\r\nend\r',
+           'NA']
+
+
+def table(n=6, items=None, **columns):
+    "An issue table of `n` items; the worst is the last"
+    items = [f'i{i}' for i in range(n)] if items is None else items
+    n = len(items)
+    names = pd.Series([CLASSES[i % 3] for i in range(n)], dtype=object)
+    df = pd.DataFrame({'item': pd.Series(items, dtype=object), 'given': names, 'predicted': names[::-1].to_numpy(),
+                       'confidence': np.linspace(.5, 1, n), 'label_quality': np.linspace(1, 0, n),
+                       'is_issue': np.arange(n) >= n//2})
+    return df.assign(**columns)
+
+
+def opened(tmp_path, user='ann', issues=None, **kw):
+    return ReviewSession(table() if issues is None else issues, tmp_path/'j.jsonl', user=user, **kw)
+
+
+def outcome(session): return {i: (o['action'], o['label'], o['note'], o['user']) for i, o in session.state.items()}
+
+
+class Model:
+    "The simplest replay: a list of what was done, anew each time"
+    def __init__(self): self.log, self.done, self.undone = [], {}, {}
+
+    def act(self, user, do, ids, value=None):
+        self.log.append([user, do, ids, value, True])
+        self.done.setdefault(user, []).append(len(self.log) - 1)
+        self.undone[user] = []
+
+    def again(self, user, back):
+        source, target = (self.undone, self.done) if back else (self.done, self.undone)
+        if not source.get(user): return False
+        i = source[user].pop()
+        target.setdefault(user, []).append(i)
+        self.log[i][-1] = back
+        return True
+
+    def state(self):
+        decisions, notes = {}, {}
+        for user, do, ids, value, active in self.log:
+            for i in ids if active else ():
+                if do == 'note': notes[i] = (value, user)
+                else: decisions[i] = (do, value, user)
+        notes = {i: o for i, o in notes.items() if o[0]}
+        return {i: (*decisions.get(i, (None, None))[:2], notes.get(i, (None,))[0],
+                    decisions[i][2] if i in decisions else notes[i][1]) for i in decisions.keys() | notes.keys()}
+
+
+IDS = st.lists(st.sampled_from([f'i{i}' for i in range(6)]), min_size=1, max_size=6, unique=True)
+STEPS = st.tuples(st.sampled_from(['ann', 'bob']), st.integers(0, 1),
+                  st.sampled_from([*ACTIONS, 'undo', 'undo', 'redo', 'reopen']), IDS, st.sampled_from(CLASSES),
+                  st.text(max_size=20).filter(lambda o: not re.search('[\ud800-\udfff]', o)))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEPS, max_size=25))
+def test_any_interleaving_of_actions_and_undo_replays_to_the_model(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fdatasync', lambda fd: None)
+    (tmp_path/'j.jsonl').unlink(missing_ok=True)
+    sessions = {(u, i): opened(tmp_path, u) for u in ('ann', 'bob') for i in range(2)}
+    model = Model()
+    for user, i, do, ids, label, text in steps:
+        session = sessions[user, i]
+        if do == 'reopen': sessions[user, i] = opened(tmp_path, user)
+        elif do in ('undo', 'redo'): assert bool(getattr(session, do)()) == model.again(user, do == 'redo')
+        else:
+            value = {'relabel': (label,), 'note': (text,)}.get(do, ())
+            getattr(session, do)(ids, *value)
+            model.act(user, do, ids, *value)
+        assert outcome(session if do != 'reopen' else sessions[user, i]) == model.state()
+    for session in [*sessions.values(), opened(tmp_path)]:
+        session.refresh()
+        assert outcome(session) == model.state()
+
+
+def test_records_are_synced_before_an_action_returns_and_under_512_bytes(tmp_path, monkeypatch):
+    session, synced = opened(tmp_path, issues=table(items=['é'*40 + str(i) for i in range(300)])), []
+    real = os.fdatasync
+    monkeypatch.setattr(os, 'fdatasync', lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
+    session.note(list(session.issues.id), 'ü'*100)
+    session.relabel(session.issues.id[0], 'owl')
+    assert synced[-1] == os.path.getsize(session.path) and len(synced) == 2
+    assert max(map(len, session.path.read_bytes().split(b'\n'))) < 511
+    assert len(session.state) == 300
+
+
+def test_a_failed_sync_is_raised_and_acknowledges_nothing(tmp_path, monkeypatch):
+    session = opened(tmp_path)
+    def fail(fd): raise OSError('no space')
+    with monkeypatch.context() as m:
+        m.setattr(os, 'fdatasync', fail)
+        with pytest.raises(OSError, match='no space'): session.keep('i0')
+    assert session.state == {}
+    session.delete('i1')
+    assert set(session.state) == {'i0', 'i1'} == set(opened(tmp_path).state)
+
+
+def test_a_disk_that_takes_half_a_record_is_reported_and_survived(tmp_path, monkeypatch):
+    session, real = opened(tmp_path), os.write
+    with monkeypatch.context() as m:
+        m.setattr(os, 'write', lambda fd, data: real(fd, data[:20]))
+        with pytest.raises(OSError, match='took 20 of'): session.keep('i0')
+    with pytest.warns(UserWarning, match='1 lines that cannot be read'): session.keep('i1')
+    assert set(session.state) == {'i1'}
+
+
+def test_a_journal_torn_at_every_byte_opens_and_takes_the_next_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fdatasync', lambda fd: None)
+    monkeypatch.setattr(os, 'fsync', lambda fd: None)
+    issues = table(items=[f'{i}' + 'x'*80 for i in range(5)])
+    session, ends = opened(tmp_path, issues=issues), []
+    ids = list(session.issues.id)
+    states = [{}]
+    for act in (lambda: session.relabel(ids[0], 'owl'), lambda: session.delete(ids), lambda: session.undo()):
+        act()
+        ends.append(os.path.getsize(session.path) - 1)
+        states.append(outcome(session))
+    whole = session.path.read_bytes()
+    assert whole.count(b'"do":"delete"') == 2
+    for cut in range(len(whole)):
+        session.path.write_bytes(whole[:cut])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            again = opened(tmp_path, issues=issues)
+            assert outcome(again) == states[sum(cut >= o for o in ends)], cut
+            assert len(caught) == again.unreadable <= 1
+            again.keep(ids[-1])
+            if cut % 5 == 0: assert outcome(opened(tmp_path, issues=issues)) == outcome(again)
+            assert again.state[ids[-1]]['action'] == 'keep'
+
+
+@pytest.mark.parametrize('line', [
+    b'\xff\xfe', b'[1]', b'null', b'{}', b'[' * 10_000, b'{"do":"delete","ids":["i0"]}', b'x'*100_000,
+    b'{"do":"delete","ids":["other"],"user":"a","time":"t","key":"k"}',
+    b'{"do":"delete","ids":"i0","user":"a","time":"t","key":"k"}',
+    b'{"do":"delete","ids":["i0"],"user":"a","time":"t","key":"k","part":[2,1]}',
+    b'{"do":"delete","ids":["i0"],"user":"a","time":"t","key":"k","part":[1,true]}',
+    b'{"do":"relabel","ids":["i0"],"label":"cow","user":"a","time":"t","key":"k"}',
+    b'{"do":"note","ids":["i0"],"text":1,"user":"a","time":"t","key":"k"}',
+    b'{"do":"undo","user":"a","time":"t","key":"k"}', b'{"do":["undo"],"user":"a","time":"t","key":"k"}'])
+def test_lines_that_are_no_records_are_skipped_with_a_warning(line, tmp_path):
+    session = opened(tmp_path)
+    session.keep('i1')
+    with session.path.open('ab') as f: f.write(line + b'\n')
+    with pytest.warns(UserWarning, match='1 lines that cannot be read'): again = opened(tmp_path)
+    assert set(again.state) == {'i1'} and again.unreadable == 1
+
+
+def test_actions_of_a_newer_version_are_skipped_with_a_warning(tmp_path):
+    session = opened(tmp_path)
+    with session.path.open('ab') as f: f.write(b'{"do":"rotate","ids":["i0"],"user":"a","time":"t","key":"k"}\n')
+    with pytest.warns(UserWarning, match='1 actions of a newer version'): session.keep('i1')
+    assert set(session.state) == {'i1'}
+
+
+def test_a_batch_without_its_last_part_is_not_in_force_and_not_undone(tmp_path):
+    issues = table(items=[f'{i}' + 'x'*60 for i in range(30)])
+    session = opened(tmp_path, issues=issues)
+    session.keep(session.issues.id[0])
+    session.delete(session.issues.id)
+    lines = session.path.read_bytes().splitlines(True)
+    assert json.loads(lines[-1])['part'] == [5, 5]
+    session.path.write_bytes(b''.join(lines[:-1]))
+    again = opened(tmp_path, issues=issues)
+    assert len(again.state) == 1
+    assert again.undo() == [session.issues.id[0]] and again.undo() is False
+
+
+def test_a_batch_is_one_action_for_undo_and_redo(tmp_path):
+    session = opened(tmp_path, issues=table(200))
+    session.keep('i3')
+    session.relabel([f'i{i}' for i in range(200)], 'owl')
+    assert len(session.undo()) == 200 and outcome(session) == {'i3': ('keep', None, None, 'ann')}
+    assert len(session.redo()) == 200 and session.redo() is False
+    assert {o['label'] for o in session.state.values()} == {'owl'} and len(session.state) == 200
+
+
+def test_undo_is_of_the_users_own_last_action(tmp_path):
+    ann, bob = opened(tmp_path), opened(tmp_path, 'bob')
+    ann.relabel('i0', 'owl')
+    bob.delete('i0')
+    assert ann.undo() == ['i0'] and ann.state['i0']['action'] == 'delete'
+    assert bob.undo() == ['i0'] and bob.state == {} and bob.undo() is False
+
+
+def test_two_sessions_see_each_other_by_refresh(tmp_path):
+    ann, bob = opened(tmp_path), opened(tmp_path, 'bob')
+    ann.keep(['i0', 'i1'])
+    assert bob.state == {} and bob.refresh() == ['i0', 'i1'] and bob.refresh() == []
+    bob.note('i1', 'blurred')
+    ann.unsure('i5')
+    assert ann.refresh() == ['i1'] and ann.state['i1'] | {'time': ''} == {
+        'action': 'keep', 'label': None, 'note': 'blurred', 'user': 'ann', 'time': ''}
+    ann.undo()
+    assert bob.refresh() == ['i5'] and outcome(ann) == outcome(bob) == outcome(opened(tmp_path))
+
+
+def test_threads_share_a_session_and_lose_nothing(tmp_path):
+    session = opened(tmp_path, issues=table(80))
+    def work(k):
+        for i in range(20): session.relabel(f'i{k*20 + i}', CLASSES[k % 3])
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for o in threads: o.start()
+    for o in threads: o.join()
+    assert len(session.state) == 80 and outcome(session) == outcome(opened(tmp_path, issues=table(80)))
+    assert session.unreadable == 0
+
+
+def test_a_journal_replaced_or_cut_while_open_is_refused(tmp_path):
+    session = opened(tmp_path)
+    session.keep('i0')
+    whole = session.path.read_bytes()
+    session.path.write_bytes(whole[:-5])
+    with pytest.raises(ValueError, match='cut short since it was opened'): session.keep('i1')
+    other = tmp_path/'other'
+    other.write_bytes(whole)
+    os.replace(other, session.path)
+    with pytest.raises(ValueError, match='replaced'): session.refresh()
+    assert session.path.read_bytes() == whole
+
+
+def test_without_fcntl_a_byte_beyond_the_end_is_locked(tmp_path, monkeypatch):
+    calls = []
+    def locking(fd, mode, n):
+        calls.append((mode, os.lseek(fd, 0, os.SEEK_CUR), n))
+        if len(calls) == 1: raise OSError(36 if sys.platform == 'win32' else 35, 'in use')
+    fake = SimpleNamespace(LK_LOCK=1, LK_UNLCK=0, locking=locking)
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    monkeypatch.setitem(sys.modules, 'msvcrt', fake)
+    opened(tmp_path).keep('i0')
+    assert [o[0] for o in calls] == [1, 1, 0, 1, 0] and {o[1:] for o in calls} == {(2**31 - 2, 1)}
+
+
+@pytest.mark.parametrize('issues, kw, match', [
+    (table(5), {}, r"another data set: 1 items are only in the journal, such as 'i5'"),
+    (table(8), {}, r"another data set: 2 items are only in issues or vocab, such as 'i6', 'i7'"),
+    (table(set='train'), {}, r"6 items are only in the journal, such as 'i0'.*'train:i0'"),
+    (table(), dict(vocab=[*CLASSES, 'yak']), r"another vocab: 1 classes are only in issues or vocab, such as 'yak'"),
+])
+def test_a_journal_of_another_data_set_or_vocab_is_refused_with_the_difference(issues, kw, match, tmp_path):
+    opened(tmp_path).keep('i0')
+    before = (tmp_path/'j.jsonl').read_bytes()
+    with pytest.raises(ValueError, match=match): opened(tmp_path, issues=issues, **kw)
+    assert (tmp_path/'j.jsonl').read_bytes() == before
+
+
+def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp_path):
+    opened(tmp_path).relabel('i0', 'owl')
+    other = table().sample(frac=1, random_state=0).assign(predicted='cat', label_quality=.5)
+    assert opened(tmp_path, issues=other, vocab=CLASSES[::-1]).state['i0']['label'] == 'owl'
+
+
+@pytest.mark.parametrize('content, match', [
+    (b'some,csv\n1,2\n', 'is no journal'), (b'{"journal":"other"}\n', 'is no journal'),
+    (b'{"journal":"fastai_clean","format":9}\n', 'of format 9, and this version reads 1')])
+def test_another_file_is_refused_and_left_alone(content, match, tmp_path):
+    (tmp_path/'j.jsonl').write_bytes(content)
+    with pytest.raises(ValueError, match=match): opened(tmp_path)
+    assert (tmp_path/'j.jsonl').read_bytes() == content
+
+
+@pytest.mark.parametrize('change, kw, error, match', [
+    (dict(item='a'), {}, ValueError, "5 items twice, first 'a'"),
+    (dict(given=['cat', None]*3), {}, ValueError, "3 missing values in 'given'"),
+    (dict(given=1.5), {}, TypeError, '1.5 in .given.: a review needs one class'),
+    (dict(given=[('a', 'b')]*6), {}, TypeError, 'a review needs one class'),
+    ({}, dict(vocab=['cat', 'dog']), ValueError, "2 labels in 'given' outside the vocab, first 'owl'"),
+    ({}, dict(vocab=[*CLASSES, 'cat']), ValueError, '3 different names in 4'),
+    ({}, dict(user='x'*60), ValueError, 'printable name of at most'),
+    ({}, dict(user='a\nb'), ValueError, 'printable name'),
+])
+def test_bad_tables_are_named(change, kw, error, match, tmp_path):
+    with pytest.raises(error, match=match): opened(tmp_path, issues=table().assign(**change), **kw)
+    assert not (tmp_path/'j.jsonl').exists()
+
+
+def test_bad_arguments_are_named(tmp_path):
+    session = opened(tmp_path)
+    for f, match in ((lambda: session.keep(['i0', 'i9']), "ids has 1 .* first 'i9'"),
+                     (lambda: session.keep([]), 'empty'), (lambda: session.keep(3), 'first 3'),
+                     (lambda: session.relabel('i0', 'cow'), "label is 'cow'"),
+                     (lambda: session.note('i0', 'x'*300), 'text has 302 bytes .* holds 220')):
+        with pytest.raises(ValueError, match=match): f()
+    with pytest.raises(TypeError, match='text is a int'): session.note('i0', 3)
+    with pytest.raises(ValueError, match="lacks the columns .'is_issue'"):
+        opened(tmp_path, issues=table().drop(columns='is_issue'))
+    with pytest.raises(TypeError, match='issues is a list'): opened(tmp_path, issues=[1])
+    with pytest.raises(FileNotFoundError, match='is in no folder'): opened(tmp_path/'none')
+    assert session.state == {} and session.undo() is False and session.redo() is False
+
+
+def test_hostile_items_and_labels_are_reviewed_and_the_same_from_a_csv(tmp_path):
+    df = table(items=HOSTILE).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA')
+    session = opened(tmp_path, issues=df)
+    for i, row in list(session.issues.iterrows())[:9]:
+        session.relabel(row.id, HOSTILE[i - 1])
+        session.note(row.id, row['item'][:40] + '\udcff\n\0')
+    assert all(o.isprintable() and 0 < len(o.encode()) < 100 for o in session.issues.id) and session.issues.id.is_unique
+    assert all(len(o) < 511 for o in session.path.read_bytes().split(b'\n'))
+    df.to_csv(tmp_path/'issues.csv', index=False, errors='backslashreplace', quoting=2)
+    again = opened(tmp_path, issues=tmp_path/'issues.csv')
+    assert set(again.issues.id) == set(session.issues.id) and outcome(again).keys() == outcome(session).keys()
+    for i, row in list(session.issues.iterrows())[:9]:
+        assert session.state[row.id]['label'] == HOSTILE[i - 1]
+        assert again.state[row.id]['label'] == HOSTILE[i - 1].replace('\udcff', '\\udcff')
+    session.to_csv(tmp_path/'out.csv')
+    read = pd.read_csv(tmp_path/'out.csv', dtype=str, keep_default_na=False)
+    assert len(read) == 9 and list(read.columns) == list(session.decisions.columns)
+    names = df.set_index('item')[['given']]
+    clean = session.apply(names, column='given')
+    assert all(clean.given[o] == session.state[i]['label'] if i in session.state else True
+               for i, o in zip(session.issues.id, session.issues.item))
+
+
+def test_a_csv_of_numbers_is_the_same_review(tmp_path):
+    df = table(12, items=range(12)).assign(given=np.arange(12), predicted=3)
+    opened(tmp_path, issues=df).relabel('2', 11)
+    df.to_csv(tmp_path/'issues.csv')
+    session = opened(tmp_path, issues=str(tmp_path/'issues.csv'))
+    assert session.state['2']['label'] == '11' and session.vocab == [str(i) for i in range(12)]
+    session.relabel('3', 4)
+    frame = pd.DataFrame({'label': np.arange(12)})
+    clean = session.apply(frame)
+    assert clean.label.dtype == frame.label.dtype and clean.label[2] == 11 and clean.label[3] == 4
+
+
+def test_decisions_progress_and_issues(tmp_path):
+    session = opened(tmp_path, issues=table(set=['train', 'valid']*3))
+    assert list(session.issues.item) == [f'i{i}' for i in (5, 4, 3, 2, 1, 0)]
+    assert list(session.issues.id[:2]) == ['valid:i5', 'train:i4']
+    session.relabel('valid:i5', 'cat')
+    session.keep('train:i0')
+    session.note('train:i4', 'dark')
+    d = session.decisions
+    assert list(d.columns) == ['item', 'set', 'given', 'predicted', 'action', 'label', 'note', 'user', 'time']
+    assert list(d.item) == ['i5', 'i4', 'i0'] and list(d.action) == ['relabel', None, 'keep']
+    assert list(d.label) == ['cat', None, None] and list(d.note) == [None, 'dark', None]
+    progress = session.progress()
+    assert (progress['reviewed'], progress['flagged'], progress['decided']) == (1, 3, 2)
+    assert progress['per_class'].to_dict('list') == {'class': CLASSES, 'reviewed': [0, 0, 1], 'flagged': [1, 1, 1]}
+    with pytest.raises(FileExistsError, match='overwrite=True'): session.to_csv(session.path)
+    assert session.to_csv(tmp_path/'d.csv').exists() and session.to_csv(tmp_path/'d.csv', overwrite=True).exists()
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['d.csv', 'j.jsonl']
+
+
+def test_agreement_equals_scikit_learns_kappa(tmp_path):
+    rng, votes = np.random.default_rng(0), {}
+    issues = table(60)
+    given = dict(zip(issues.item, issues.given))
+    for user in ('ann', 'bob', 'cy'):
+        session, votes[user] = opened(tmp_path, user, issues), {}
+        for i in rng.permutation(60)[:40]:
+            do = rng.choice(['relabel', 'keep', 'keep', 'delete', 'unsure'])
+            label = str(rng.choice(CLASSES))
+            getattr(session, do)(f'i{i}', *([label] if do == 'relabel' else []))
+            votes[user][f'i{i}'] = {'relabel': label, 'keep': given[f'i{i}']}.get(do, do)
+        session.keep(f'i{i}')
+        session.undo()
+    found = session.agreement().set_index(['user', 'other'])
+    assert len(found) == 3
+    for a, b in combinations(votes, 2):
+        both = [i for i in votes[a] if i in votes[b]]
+        x, y = ([votes[u][i] for i in both] for u in (a, b))
+        assert found.n[a, b] == len(both) > 20
+        assert found.agree[a, b] == pytest.approx(np.mean(np.array(x) == np.array(y)))
+        assert found.kappa[a, b] == pytest.approx(cohen_kappa_score(x, y))
+
+
+def test_agreement_without_common_items_or_with_one_outcome_is_nan(tmp_path):
+    ann, bob = opened(tmp_path), opened(tmp_path, 'bob')
+    ann.delete(['i0', 'i1'])
+    assert len(ann.agreement()) == 0
+    bob.delete('i2')
+    ann.refresh()
+    assert ann.agreement().n[0] == 0 and np.isnan(ann.agreement().kappa[0])
+    bob.delete(['i0', 'i1'])
+    assert bob.agreement().n[0] == 2 and bob.agreement().agree[0] == 1 and np.isnan(bob.agreement().kappa[0])
+
+
+FRAME = table()[['given']].set_axis([f'i{i}' for i in range(6)]).rename(columns={'given': 'label'}).assign(x=range(6))
+
+
+def reviewed(tmp_path, **kw):
+    "A session in which i0 becomes an owl, i1 is deleted, i2 kept, i3 left unsure"
+    session = opened(tmp_path, **kw)
+    session.relabel('i0', 'owl')
+    session.delete('i1')
+    session.keep('i2')
+    session.unsure('i3')
+    return session
+
+
+@pytest.mark.parametrize('dtype', [object, 'str', 'category'])
+def test_apply_gives_a_new_frame_idempotently_and_from_the_journal_alone(dtype, tmp_path):
+    df = FRAME.astype({'label': dtype})
+    before, session = df.copy(), reviewed(tmp_path)
+    clean = session.apply(df)
+    assert list(clean.index) == ['i0', 'i2', 'i3', 'i4', 'i5']
+    assert list(clean.label) == ['owl', 'owl', 'cat', 'dog', 'owl']
+    assert list(clean.x) == [0, 2, 3, 4, 5] and df.equals(before) and clean.label.dtype == df.label.dtype
+    assert session.apply(clean).equals(clean) and opened(tmp_path).apply(df).equals(clean)
+    by_path = df.reset_index(names='path')
+    assert session.apply(by_path, id_column='path').label.tolist() == clean.label.tolist()
+    shuffled = df.sample(frac=1, random_state=0)
+    assert session.apply(shuffled).sort_index().equals(clean)
+
+
+def test_apply_gives_classes_that_a_category_lacks(tmp_path):
+    session = opened(tmp_path, vocab=[*CLASSES, 'yak'])
+    session.relabel('i0', 'yak')
+    assert session.apply(FRAME.astype({'label': 'category'})).label['i0'] == 'yak'
+
+
+def test_apply_of_one_set_of_several(tmp_path):
+    both = pd.concat([table(set='train'), table(set='valid')])
+    session = opened(tmp_path, issues=both)
+    session.delete(['train:i0', 'valid:i1'])
+    assert 'i0' not in session.apply(FRAME, set='train').index and 'i1' in session.apply(FRAME, set='train').index
+    assert 'i1' not in session.apply(FRAME, set='valid').index
+    with pytest.raises(ValueError, match='in several sets: say which with set='): session.apply(FRAME)
+    with pytest.raises(ValueError, match="set is 'test', which the issue table does not have"):
+        session.apply(FRAME, set='test')
+
+
+@pytest.mark.parametrize('change, kw, match', [
+    (lambda df: df.reset_index(drop=True), {}, "5 of 6 items of the issue table are not in df, first 'i5'; it has '0'"),
+    (lambda df: df.drop('i4'), {}, "1 of 6 items .* first 'i4'"),
+    (lambda df: pd.concat([df, df]), {}, "the item 'i0' twice"),
+    (lambda df: df.assign(label=df.label[::-1].to_numpy()), {}, "gives the item 'i2' the label 'cat', but .* 'owl'"),
+    (lambda df: df, dict(column='y'), "0 columns 'y'"), (lambda df: df, dict(id_column='path'), "0 columns 'path'")])
+def test_apply_to_other_data_is_refused(change, kw, match, tmp_path):
+    with pytest.raises(ValueError, match=match): reviewed(tmp_path).apply(change(FRAME), **kw)
+
+
+def learner_and_session(tmp_path, labels, kind):
+    "A Learner over 30 digits of one kind of data set, its session, and its items' labels by name"
+    n = 30
+    x, y = PIXELS[:n + 10], labels[:n + 10]
+    if kind == 'datasets': learn = tiny_learn(digit_dls(range(n), range(n, n + 10), labels))
+    elif kind == 'torch':
+        ds = [list(zip(x[a:b], torch.as_tensor(y[a:b]))) for a, b in ((0, n), (n, n + 10))]
+        learn = Learner(DataLoaders(*(DataLoader(o, bs=8, n_inp=1) for o in ds)), tiny_model(), CrossEntropyLossFlat())
+    elif kind == 'table':
+        df = pd.DataFrame(x.flatten(1).numpy()[:, :12], columns=[f'x{i}' for i in range(12)], index=range(100, 140))
+        to = TabularPandas(df.assign(y=[f'd{o}' for o in y]), [Categorify, Normalize], [], list(df), 'y',
+                           y_block=CategoryBlock(), splits=(list(range(n)), list(range(n, n + 10))))
+        learn = tabular_learner(to.dataloaders(bs=8, dl_type=TabDataLoader), layers=[8])
+    elif kind == 'text':
+        df = pd.DataFrame({'tweet': ['wash your hands '*(i % 3 + 1) for i in range(n)], 'label': y[:n].astype(str)},
+                          index=[f't{i}' for i in range(n)])
+        dls = TextDataLoaders.from_df(df, text_col='tweet', label_col='label', valid_pct=.3, seed=0, bs=8)
+        learn = Learner(dls, tiny_model(), CrossEntropyLossFlat())
+    else:
+        root, df = kind
+        files = [root/o for o in df.path[:n + 10]]
+        kw = dict(bs=8, valid_pct=.25, seed=0)
+        dls = ImageDataLoaders.from_df(df[:n + 10], root, **kw) if tmp_path.name.endswith('df') else \
+            ImageDataLoaders.from_path_func(root, files, lambda o: Path(o).parent.name, **kw)
+        learn = Learner(dls, tiny_model(), CrossEntropyLossFlat())
+    parts = []
+    for name, dl in zip(('train', 'valid'), learn.dls.loaders):
+        got = labels_of(dl)
+        vocab = got.vocab or range(10)
+        given = [vocab[o] for o in got.targets]
+        parts.append(table(items=item_ids(dl.dataset, learn.path)).assign(set=name, given=given, predicted=given))
+    vocab = labels_of(learn.dls.train).vocab or range(10)
+    return learn, opened(tmp_path, issues=pd.concat(parts), vocab=vocab)
+
+
+@pytest.mark.parametrize('kind', ['datasets', 'torch', 'table', 'text', 'images', 'df'])
+def test_apply_dls_relabels_and_leaves_out_in_both_sets(kind, tmp_path, digit_folder):
+    tmp_path = tmp_path/kind
+    tmp_path.mkdir()
+    learn, session = learner_and_session(tmp_path, DIGITS.target, digit_folder if kind in ('images', 'df') else kind)
+    expected = {}
+    for name, dl in zip(('train', 'valid'), learn.dls.loaders):
+        ids, got = item_ids(dl.dataset, learn.path), labels_of(dl)
+        vocab = list(got.vocab or range(10))
+        new = [(o + 1) % len(vocab) if i in (2, 5) else o for i, o in enumerate(got.targets.tolist())]
+        for i in (2, 5): session.relabel(f'{name}:{ids[i]}', vocab[new[i]])
+        session.delete([f'{name}:{ids[i]}' for i in (0, 4)])
+        expected[name] = [(o, new[i]) for i, o in enumerate(ids) if i not in (0, 4)]
+    before = [(item_ids(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
+    dls = session.apply_dls(learn)
+    def seen(dls): return {name: list(zip(item_ids(dl.dataset, learn.path), labels_of(dl).targets.tolist()))
+                           for name, dl in zip(('train', 'valid'), dls.loaders)}
+    assert seen(dls) == expected
+    assert before == [(item_ids(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
+    xs, ys = zip(*[(b[0], b[-1]) for b in dls.valid])
+    assert sorted(torch.cat([o.flatten() for o in ys]).tolist()) == sorted(o for _, o in expected['valid'])
+    again = SimpleNamespace(dls=dls, path=learn.path)
+    assert seen(session.apply_dls(again)) == expected
+    assert seen(opened(tmp_path, issues=session.issues, vocab=session.vocab).apply_dls(learn)) == expected
+    assert len(vocab) > 5
+
+
+def test_apply_dls_still_gives_labelled_test_loaders(tmp_path, digit_folder):
+    root, df = digit_folder
+    for kind in ('df', 'images'):
+        (tmp_path/kind).mkdir()
+        learn, session = learner_and_session(tmp_path/kind, DIGITS.target, digit_folder)
+        first = item_ids(learn.dls.train.dataset, learn.path)[0]
+        session.relabel(f'train:{first}', learn.dls.vocab[0])
+        dls = session.apply_dls(learn)
+        items = df[50:60] if kind == 'df' else [root/o for o in df.path[50:60]]
+        got = labels_of(dls.test_dl(items, with_labels=True))
+        assert [got.vocab[o] for o in got.targets] == df.label[50:60].tolist()
+
+
+def test_apply_dls_trains_and_refuses_other_data(tmp_path):
+    learn = tiny_learn(digit_dls(range(30), range(30, 40)))
+    other = tiny_learn(digit_dls(range(40, 70), range(30, 40)))
+    issues = table(items=[str(i) for i in range(30)]).assign(given=DIGITS.target[:30], predicted=0)
+    session = opened(tmp_path, issues=issues, vocab=range(10))
+    session.delete([str(i) for i in range(20)])
+    dls = session.apply_dls(learn)
+    assert len(dls.train.dataset) == 10 and dls.valid is learn.dls.valid
+    fitted = tiny_learn(dls)
+    fitted.fit(1)
+    assert np.isfinite(fitted.recorder.values[-1]).all()
+    with pytest.raises(ValueError, match='10 of 30 items of the issue table are not in the DataLoader'):
+        session.apply_dls(other)
+    with pytest.raises(ValueError, match="set is .'test'., none of"): session.apply_dls(learn, set='test')
+    session.delete([str(i) for i in range(30)])
+    with pytest.raises(ValueError, match='no item of data set 0 .* is left'): session.apply_dls(learn)
+
+
+@pytest.fixture
+def source(tmp_path):
+    "A folder of six files in two folders, of three names, and their session"
+    root = tmp_path/'source'
+    items = [f'{a}/{b}.png' for a in ('a', 'b') for b in ('x', 'y', 'z')]
+    for o in items:
+        (root/o).parent.mkdir(parents=True, exist_ok=True)
+        (root/o).write_text(o)
+    return root, opened(tmp_path, issues=table(items=items))
+
+
+def tree(root): return {o.relative_to(root).as_posix(): o.read_text() for o in root.rglob('*') if o.is_file()}
+
+
+@pytest.mark.parametrize('copy', [False, True])
+def test_apply_folder_links_or_copies_without_collisions(copy, source, tmp_path):
+    root, session = source
+    before = tree(root)
+    session.relabel(['a/y.png', 'b/y.png'], 'cat')
+    session.delete('b/z.png')
+    target = session.apply_folder(root, tmp_path/'new'/'tree', copy=copy)
+    assert tree(target) == {'cat/a__x.png': 'a/x.png', 'cat/b__x.png': 'b/x.png', 'cat/a__y.png': 'a/y.png',
+                            'cat/b__y.png': 'b/y.png', 'owl/z.png': 'a/z.png'}
+    assert os.path.samefile(target/'owl'/'z.png', root/'a'/'z.png') is not copy
+    assert tree(root) == before and sorted(o.name for o in target.parent.iterdir()) == ['tree']
+    assert tree(opened(tmp_path, issues=session.issues).apply_folder(root, tmp_path/'again')) == tree(target)
+
+
+def test_apply_folder_copies_where_links_fail(source, tmp_path, monkeypatch):
+    root, session = source
+    def fail(*_): raise OSError('no links here')
+    monkeypatch.setattr(os, 'link', fail)
+    assert len(tree(session.apply_folder(root, tmp_path/'new'))) == 6
+
+
+def test_apply_folder_keeps_sets_apart(source, tmp_path):
+    root, session = source
+    issues = session.issues.drop(columns='id').assign(set=['train', 'valid']*3)
+    (tmp_path/'other').mkdir()
+    target = opened(tmp_path/'other', issues=issues).apply_folder(root, tmp_path/'new')
+    assert {o.split('/')[0] for o in tree(target)} == {'train', 'valid'} and len(tree(target)) == 6
+
+
+def test_apply_folder_stays_in_the_target_whatever_the_label(tmp_path):
+    root = tmp_path/'source'
+    root.mkdir()
+    names = [f'{i}.png' for i in range(len(HOSTILE))]
+    for o in names: (root/o).write_text(o)
+    session = opened(tmp_path, issues=table(items=names).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA'))
+    before = {o for o in tmp_path.rglob('*')}
+    target = session.apply_folder(root, tmp_path/'deep'/'new')
+    made = tree(target)
+    assert sorted(made.values()) == sorted(names) and all(o.count('/') == 1 for o in made)
+    assert len({o.split('/')[0] for o in made}) == len(HOSTILE)
+    assert not any(o.startswith('.') for o in made) and 'NA/17.png' in made
+    outside = {o for o in tmp_path.rglob('*') if not o.is_relative_to(tmp_path/'deep')}
+    assert outside == before
+
+
+@pytest.mark.parametrize('item, error', [
+    ('../secret.png', ValueError), ('link.png', ValueError), ('folder/secret.png', ValueError),
+    ('/etc/passwd', ValueError), ('none.png', FileNotFoundError), ('nul\0.png', FileNotFoundError),
+    ('x'*10_000, FileNotFoundError), ('', FileNotFoundError)])
+def test_apply_folder_takes_no_file_outside_of_the_source(item, error, tmp_path):
+    root, outside = tmp_path/'source', tmp_path/'outside'
+    root.mkdir()
+    outside.mkdir()
+    for o in (outside/'secret.png', tmp_path/'secret.png', root/'fine.png'): o.write_text('secret')
+    (root/'link.png').symlink_to(outside/'secret.png')
+    (root/'folder').symlink_to(outside)
+    session = opened(tmp_path, issues=table(items=['fine.png', item]))
+    with pytest.raises(error, match='source'): session.apply_folder(root, tmp_path/'new')
+    assert not (tmp_path/'new').exists() and len(list(tmp_path.iterdir())) == 4
+
+
+def test_apply_folder_refuses_a_target_in_use_or_within_the_source(source, tmp_path):
+    root, session = source
+    full = tmp_path/'full'
+    full.mkdir()
+    session.apply_folder(root, full)
+    with pytest.raises(FileExistsError, match='not an empty folder'): session.apply_folder(root, full)
+    with pytest.raises(ValueError, match='within each other'): session.apply_folder(root, root/'new')
+    (tmp_path/'link').symlink_to(tmp_path/'elsewhere')
+    with pytest.raises(FileExistsError): session.apply_folder(root, tmp_path/'link')
+    assert not (tmp_path/'elsewhere').exists()
+
+
+def test_a_hundred_thousand_records_are_read_in_seconds(tmp_path):
+    issues = table(1000)
+    session = opened(tmp_path, issues=issues)
+    line = '{{"do":"relabel","ids":["i{}"],"label":"{}","user":"u","time":"2025-01-01T00:00:00Z","key":"{:016x}"}}\n'
+    with session.path.open('a') as f: f.writelines(line.format(i % 1000, CLASSES[i % 3], i) for i in range(100_000))
+    before = os.times().user
+    again = opened(tmp_path, issues=issues)
+    assert len(again.state) == 1000 and os.times().user - before < 4
+    assert again.state['i999']['label'] == CLASSES[99_999 % 3]
