@@ -1,0 +1,32 @@
+"Data as Streamlit shows it: as text, whatever it holds"
+import re
+import string
+import unicodedata
+
+__all__ = ['plain', 'unmarked', 'MAX_NAME']
+
+BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
+MAX_TEXT, MAX_NAME = 2000, 60
+
+
+def plain(
+    text,  # Anything; its `str` is taken
+    n=MAX_TEXT,  # Characters at most
+) -> str:
+    "`text` for st.text: nothing that reorders or hides what follows, nothing that UTF-8 cannot hold"
+    text = str(text)
+    if len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
+    return ''.join('\ufffd' if o not in '\n\t' and unicodedata.category(o) in ('Cc', 'Cs')
+                   or unicodedata.bidirectional(o) in BIDI else o for o in text) or '(empty)'
+
+
+def unmarked(
+    text,  # Anything; its `str` is taken
+) -> str:
+    """`text` on one line, for what Streamlit reads as Markdown, such as the text of a button, to be shown as it is.
+
+    Streamlit undoes escapes before it looks for :red[...], :smile: and arrows: an invisible word joiner (U+2060) parts
+    those."""
+    text = ' '.join(plain(text, MAX_NAME).split()) or '(blank)'
+    text = ''.join(f'\\{o}' if o in string.punctuation else o for o in text)
+    return re.sub(r'(:|[-<>=](?=\\[-<>=]))', '\\1\u2060', text)
