@@ -1,0 +1,297 @@
+"The cleaner in JupyterLab and Notebook 7, in a real browser, with hostile data and a kernel that dies"
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fastai_clean.review import ReviewSession
+
+CHROMIUM = shutil.which('chromium')
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='chromium is not here')
+sync_api = pytest.importorskip('playwright.sync_api')
+pytest.importorskip('jupyterlab')
+pytest.importorskip('notebook')
+pytest.importorskip('anywidget')
+FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+PATHS = {'lab': 'lab/workspaces/{0}/tree', 'notebook': 'notebooks'}
+BAD = '<img src=http://example.com/x.png onerror=alert(1)>'
+VOCAB = ['ant', BAD, '</script><script>alert(1)</script>', r'$\href{javascript:alert(1)}{\frac{1}{0}}$']
+N, PAGE, DEADLINE = 40, 6, 120_000
+CODE = '''
+import os
+from pathlib import Path
+import numpy as np
+from fastai_clean.plots import Unreadable
+from fastai_clean.review import ReviewSession
+from fastai_clean.widgets import Cleaner
+Path('pid').write_text(str(os.getpid()))
+BAD = {bad!r}
+def show(row):
+    i = int(row['item'].split()[0])
+    if i == 1: return BAD
+    if i == 2: return Unreadable(BAD)
+    return np.full((120, 160, 3), (4*i, 120, 200), dtype=np.uint8)
+session = ReviewSession('issues.csv', 'journal.jsonl', vocab={vocab!r}, user='ann')
+'''
+
+
+def table():
+    return pd.DataFrame({'item': [f'{i} {BAD}' for i in range(N)], 'given': [VOCAB[i % 4] for i in range(N)],
+                         'predicted': [VOCAB[(i + 1) % 4] for i in range(N)], 'confidence': .9,
+                         'label_quality': [i/N for i in range(N)], 'is_issue': True})
+
+
+@pytest.fixture(scope='module')
+def server(tmp_path_factory):
+    "Address and folder of a Jupyter server that serves both, with everything it writes in a temporary folder"
+    home = tmp_path_factory.mktemp('jupyter')
+    root, config = home/'root', home/'config'
+    for o in (root, config/'labconfig', home/'tmp'): o.mkdir(parents=True)
+    (config/'labconfig/page_config.json').write_text(json.dumps(
+        {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}))
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, 'HOME': str(home), 'TMPDIR': str(home/'tmp'), 'JUPYTER_CONFIG_DIR': str(config),
+           'JUPYTER_DATA_DIR': str(home/'data'), 'JUPYTER_RUNTIME_DIR': str(home/'runtime'), 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--expose-app-in-browser',
+               '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--IdentityProvider.token=T',
+               f'--ServerApp.root_dir={root}', '--JupyterNotebookApp.expose_app_in_browser=True']
+    with (home/'log').open('wb') as log: process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    url = f'http://127.0.0.1:{port}'
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f'{url}/api/status?token=T', timeout=5).close()
+            break
+        except OSError: time.sleep(.25)
+    else: raise TimeoutError((home/'log').read_text()[-2000:])
+    yield url, root
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Book:
+    "A notebook open in the browser, its folder, and all that it said, asked and requested"
+
+    def __init__(self, browser, server, app, backend):
+        url, root = server
+        self.app, self.backend, name = app, backend, f'{app}-{backend}-{time.time_ns()}'
+        self.folder, self.server = root/name, url
+        self.folder.mkdir()
+        table().to_csv(self.folder/'issues.csv', index=False)
+        last = f'Cleaner(session, show, backend={backend!r}, page_size={PAGE})'
+        cells = [dict(cell_type='code', metadata={}, source=o, outputs=[], execution_count=None, id=f'c{i}')
+                 for i, o in enumerate([CODE.format(bad=BAD, vocab=VOCAB), last])]
+        kernel = dict(name='python3', display_name='Python 3', language='python')
+        (self.folder/'review.ipynb').write_text(json.dumps(
+            dict(cells=cells, nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel))))
+        self.tab, self.said = browser.new_page(viewport=dict(width=1400, height=1400)), []
+        self.tab.set_default_timeout(DEADLINE)
+        self.tab.on('dialog', self.dialog)
+        self.tab.on('request', lambda o: self.said.append(f'request {o.url}'))
+        self.tab.goto(f'{url}/{PATHS[app].format(name)}/{name}/review.ipynb?token=T')
+
+    def dialog(self, dialog):
+        "Jupyter itself asks before it leaves a notebook; nothing else may"
+        if dialog.type != 'beforeunload': self.said.append(f'dialog {dialog.message}')
+        dialog.accept()
+
+    def run(self):
+        "Run the notebook, and wait for the cards"
+        self.tab.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context?.isReady && "
+                                   "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'")
+        self.tab.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.cards()
+
+    def cards(self):
+        if self.backend == 'anywidget':
+            self.tab.wait_for_selector('.fastai-clean .card .shown.image img')
+            return self.tab.locator('.fastai-clean .card')
+        self.tab.wait_for_selector('.widget-image')
+        return self.tab.locator('.widget-vbox:has(> .widget-image)').filter(visible=True)
+
+    def state(self, n=None):
+        "Decisions in the journal, by the number of the item; waits for `n` of them"
+        path = self.folder/'journal.jsonl'
+        for _ in range(100):
+            state = ReviewSession(table(), path, vocab=VOCAB, user='test').decisions if path.exists() else ()
+            if n is None or len(state) == n: break
+            self.tab.wait_for_timeout(100)
+        return {int(o.item.split()[0]): (o.action, o.label) for o in state.itertuples()}
+
+    def outside(self): return [o for o in self.said if not re.match(r'request (http://127\.0\.0\.1:|blob:|data:)', o)]
+
+    def close(self):
+        self.tab.close(run_before_unload=False)
+        sessions = json.loads(self.ask('sessions').read())
+        for o in sessions: self.ask(f'sessions/{o["id"]}', 'DELETE').close()
+
+    def ask(self, path, method='GET'):
+        return urllib.request.urlopen(urllib.request.Request(
+            f'{self.server}/api/{path}', method=method, headers={'Authorization': 'token T'}), timeout=60)
+
+
+@pytest.fixture(scope='module', params=['lab', 'notebook'])
+def app(request): return request.param
+
+
+@pytest.fixture
+def book(browser, server, app, request):
+    book = Book(browser, server, app, request.param)
+    yield book
+    picture(book, f'end-of-{request.function.__name__}')
+    book.close()
+
+
+def picture(book, name):
+    folder = os.environ.get('FASTAI_CLEAN_SCREENSHOTS')
+    if folder: book.tab.screenshot(path=Path(folder)/f'{book.app}-{book.backend}-{name}.png')
+
+
+any_widget = pytest.mark.parametrize('book', ['anywidget'], indirect=True)
+plain_widgets = pytest.mark.parametrize('book', ['ipywidgets'], indirect=True)
+
+
+@any_widget
+def test_review_by_click_and_key_is_in_the_journal_and_survives_a_reload(book):
+    book.run()
+    cards, tab, press = book.cards(), book.tab, book.tab.keyboard.press
+    assert cards.count() == PAGE
+    cards.nth(0).get_by_role('button', name='keep').click()
+    assert book.state(1) == {0: ('keep', None)}
+    cards.nth(1).locator('.facts').click()
+    for key in ('a', 'd', 'd', '1'): press(key)
+    assert book.state(5) == {0: ('keep', None), 1: ('relabel', VOCAB[2]), 2: ('delete', None), 3: ('delete', None),
+                             4: ('relabel', 'ant')}
+    tab.wait_for_function("document.querySelectorAll('.card.is-delete').length == 2")
+    assert tab.locator('.jp-Cell').count() == 2
+    picture(book, 'keys')
+    press('u')
+    press('u')
+    assert set(book.state(3)) == {0, 1, 2}
+    press('r')
+    assert book.state(4)[3] == ('delete', None)
+    press('Shift+A')
+    press('m')
+    assert book.state(PAGE) == dict.fromkeys(range(PAGE), ('unsure', None))
+    press('u')
+    assert len(book.state(4)) == 4
+    press('?')
+    assert tab.locator('.fastai-clean .help').is_visible()
+    picture(book, 'help')
+    press('PageDown')
+    tab.wait_for_function("document.querySelector('.fastai-clean .card').ariaLabel.includes('6 <img')")
+    for key in ('n', *'hm', 'Enter', 'x', 'ArrowRight', 'x', 'l'): press(key)
+    tab.get_by_label('Relabel as').select_option(index=3)
+    press('Enter')
+    assert book.state(7)[7] == ('relabel', VOCAB[3])
+    tab.wait_for_function("document.querySelectorAll('.card.is-relabel').length == 2")
+    tab.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    tab.wait_for_timeout(500)
+    tab.reload()
+    book.cards()
+    tab.wait_for_function("document.querySelectorAll('.card.is-relabel').length == 2")
+    assert 'Page 2 of 7' in tab.locator('.fastai-clean nav').inner_text()
+    assert (book.folder/'review.ipynb').stat().st_size < 4000
+    assert book.outside() == []
+
+
+@any_widget
+def test_killed_kernel_loses_nothing_acknowledged_and_says_not_saved(book):
+    book.run()
+    cards, tab = book.cards(), book.tab
+    cards.nth(0).locator('.facts').click()
+    tab.keyboard.press('k')
+    tab.wait_for_selector('.card.is-keep')
+    for _ in range(PAGE - 3): tab.keyboard.press('k')
+    os.kill(int((book.folder/'pid').read_text()), signal.SIGKILL)
+    tab.evaluate("[...document.querySelectorAll('.fastai-clean .card .own')].at(-1).children[2].click()")
+    tab.wait_for_selector('.fastai-clean .alarm:has-text("NOT SAVED")')
+    assert "NOT SAVED" in tab.evaluate(
+        "getComputedStyle([...document.querySelectorAll('.card.unsaved .state')].at(-1), '::before').content")
+    picture(book, 'killed')
+    shown = tab.evaluate("[...document.querySelectorAll('.card')].map(o => o.classList.contains('is-keep'))")
+    deleted = tab.evaluate("document.querySelectorAll('.card.is-delete').length")
+    state = book.state()
+    assert {i for i, o in enumerate(shown) if o} <= {i for i, o in state.items() if o == ('keep', None)}
+    assert deleted == 0 and PAGE - 1 not in state
+    accept = tab.locator('.jp-Dialog .jp-mod-accept')
+    accept.wait_for(timeout=20_000)
+    accept.click()
+    book.run()
+    tab.wait_for_function(f"document.querySelectorAll('.card.is-keep').length == {len(state)}")
+    assert book.outside() == []
+
+
+@any_widget
+def test_decision_of_another_process_appears_by_itself(book):
+    book.run()
+    session = ReviewSession(table(), book.folder/'journal.jsonl', vocab=VOCAB, user='bob')
+    session.relabel(session.issues.id[2], VOCAB[1])
+    box = book.tab.locator('.card.is-relabel')
+    box.wait_for(timeout=15_000)
+    assert box.locator('.state').inner_text() == f'relabelled {BAD} by bob'
+
+
+@any_widget
+def test_screen_readers_find_their_way(book):
+    book.run()
+    tab = book.tab
+    assert tab.get_by_role('region', name='Review of labels').count() == 1
+    assert tab.get_by_role('list', name='Items').get_by_role('listitem').count() == PAGE
+    assert tab.locator('.fastai-clean').get_by_role('listitem').first.get_attribute('aria-label') == (
+        f'Item 1 of {PAGE}: 0 {BAD}, given ant, predicted {BAD}, confidence 0.900, not decided')
+    unnamed = ("[...document.querySelectorAll('.fastai-clean :is(button, input, select, img)')].filter("
+               "o => !(o.ariaLabel || o.textContent.trim() || o.alt || o.labels?.length)).length")
+    assert tab.evaluate(unnamed) == 0
+    stops = "[...document.querySelectorAll('.fastai-clean .grid *')].filter(o => o.tabIndex >= 0).length"
+    assert tab.evaluate(stops) == 1
+    assert tab.locator('.shown.missing').inner_text() == f'cannot be shown: {BAD}'
+    assert tab.locator('.shown.text').inner_text() == BAD
+
+
+@plain_widgets
+def test_fallback_decides_batches_undoes_and_pages(book):
+    book.run()
+    cards, tab = book.cards(), book.tab
+    button = lambda name: tab.get_by_role('button', name=name, exact=True)
+    button('Keep').nth(1).click()
+    assert book.state(1) == {0: ('keep', None)}
+    button('Next ›').click()
+    tab.wait_for_function(f"[...document.querySelectorAll('textarea')].some(o => o.value.includes({f'{PAGE} <img'!r}))")
+    for i in (0, 1): tab.get_by_role('checkbox', name='select').nth(i).check()
+    button('Delete').first.click()
+    assert set(book.state(3)) == {0, PAGE, PAGE + 1}
+    button('Undo').click()
+    assert set(book.state(1)) == {0}
+    picture(book, 'page')
+    assert cards.count() == PAGE and cards.first.locator('textarea').filter(visible=True).count() == 1
+    assert tab.locator('mjx-container, .MathJax, .jp-OutputArea-output :is(script, [onerror])').count() == 0
+    tab.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    tab.wait_for_timeout(500)
+    tab.reload()
+    tab.wait_for_function(f"[...document.querySelectorAll('textarea')].some(o => o.value.includes({f'{PAGE} <img'!r}))")
+    os.kill(int((book.folder/'pid').read_text()), signal.SIGKILL)
+    tab.evaluate("[...document.querySelectorAll('button')].filter(o => o.textContent == 'Delete')[1].click()")
+    tab.wait_for_timeout(1500)
+    assert not tab.evaluate("[...document.querySelectorAll('textarea')].some(o => o.value.startsWith('deleted'))")
+    assert set(book.state()) == {0} and book.outside() == []
