@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from uuid import uuid4
@@ -128,12 +129,17 @@ class ReviewSession(Journal, Applied):
         for name in ('action', 'label', 'note', 'user', 'time'): data[name] = [state[i][name] for i in rows.id]
         return pd.DataFrame(data, index=rows.index, dtype=object)
 
+    @cached_property
+    def _given(self):
+        "The given classes as the journal names them"
+        return self.issues.given.map(short_name)
+
     def progress(self) -> dict:
         """`reviewed`: flagged items with a decision, `flagged`: all of them, `decided`: items with a decision, flagged
         or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
         decided = np.isin(self.issues.id, [i for i, o in self.state.items() if o['action']])
         flagged = self.issues.is_issue.to_numpy(dtype=bool)
-        keys = self.issues.given.map(short_name)
+        keys = self._given
         per_class = pd.DataFrame({
             'class': pd.Series(self.vocab, dtype=object),
             'reviewed': keys[decided & flagged].value_counts().reindex(list(self._labels), fill_value=0).to_numpy(),
