@@ -155,7 +155,8 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
             rows[name] = dict(items=len(interp.items), probabilities=interp.how['probabilities'],
                               agreement=interp.agreement, noise_rate=interp.noise_rate,
                               n_issues=len(interp.noisy_idxs()), worst_pairs=interp._worst())
-        return pd.DataFrame.from_dict(rows, orient='index').rename_axis('set')
+        worst = pd.Series({name: o.pop('worst_pairs') for name, o in rows.items()}, dtype=object)
+        return pd.DataFrame.from_dict(rows, orient='index').assign(worst_pairs=worst).rename_axis('set')
 
     def find_issues(self,
         filter_by=None,  # Which items are issues: one of `FILTERS`; None: prune_by_noise_rate

@@ -41,8 +41,9 @@ def was_trained(
 ):
     """Whether a fit of `learn` shows: in what the last one recorded, a schedule it kept or the optimizer's averages.
     Validation, prediction and `lr_find` leave none of these; weights that were loaded show nothing."""
-    return (len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics) or hasattr(learn.recorder, 'hps')
-            or (learn.opt is not None and not _is_clear(learn.opt)))
+    recorded = len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics)
+    scheduled = hasattr(getattr(learn, 'recorder', None), 'hps')
+    return recorded or scheduled or (learn.opt is not None and not _is_clear(learn.opt))
 
 
 def _groups(learn):
