@@ -216,17 +216,20 @@ def test_hostile_texts_are_shown_as_they_are_and_call_nobody(start, tmp_path):
     tab = app.open()
     sync_api.expect(tab.get_by_text('Undecided')).to_have_count(n)
     sync_api.expect(tab.get_by_text('No image:')).to_have_count(n)
+    sync_api.expect(tab.get_by_text('Given: ')).to_have_count(n)
     texts = tab.locator('[data-testid=stText]').all_inner_texts()
     for o in HOSTILE: assert texts.count(o) == 1 and f'Given: {o}' in texts
     buttons = tab.locator('[class*=st-key-label-] button p')
     sync_api.expect(buttons).to_have_count(n*n)
     labels = [o.replace('\u2060', '') for o in buttons.all_inner_texts()]
     assert {o: labels.count(o) for o in HOSTILE} == dict.fromkeys(HOSTILE, n)
-    names = [o.replace('\u2060', '') for o in tab.locator('[class*=st-key-select-] label p').all_inner_texts()]
+    ticks = tab.locator('[class*=st-key-select-] label p')
+    sync_api.expect(ticks).to_have_count(n)
+    names = [o.replace('\u2060', '') for o in ticks.all_inner_texts()]
     assert sorted(names) == sorted(HOSTILE)
     for name in ('set', 'given', 'predicted'):
         tab.locator(f'.st-key-{name} input').click()
-        assert {*HOSTILE} <= {*tab.get_by_role('option').all_inner_texts()}
+        wait_until(lambda: {*HOSTILE} <= {*tab.get_by_role('option').all_inner_texts()})
         tab.keyboard.press('Escape')
     tab.locator('[class*=st-key-label-] button').last.click()
     tab.get_by_text('Relabelled: ').wait_for()
