@@ -91,8 +91,7 @@ def infer_act(
 
     fastai's losses name theirs; torch's cross-entropy means softmax over the classes, its negative log-likelihood exp,
     its binary cross-entropy with logits a sigmoid, which fastai alone would return as logits. Outputs of other losses
-    for numbers are taken as they are. Raises ValueError for any
-    other loss, since guessing would be silent."""
+    for numbers are taken as they are. Raises ValueError for any other loss, since guessing would be silent."""
     if act is not None:
         if not callable(act): raise TypeError(f"act is {act!r}: pass a function, for example torch.sigmoid")
         return act

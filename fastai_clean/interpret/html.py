@@ -1,6 +1,5 @@
 "The page of the HTML report: one file that needs no network, runs no script and shows data as text"
 import base64
-import unicodedata
 from collections.abc import Iterable
 from html import escape
 from io import BytesIO
@@ -11,10 +10,10 @@ import pandas as pd
 from PIL import Image
 
 from ..plots import Unreadable
+from ..plots.names import neutral
 
 __all__ = ['page', 'thumbnail']
 
-BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
 NAMES = {'item', 'given', 'predicted', 'label', 'class', 'true', 'path', 'position'}
 MAX_TEXT, MAX_LINES, MAX_CELL, MAX_LIST, MAX_TABLE, DPI = 600, 16, 160, 20, 200, 144
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -132,9 +131,7 @@ def _uri(data, mime): return f'data:{mime};base64,{base64.b64encode(data).decode
 
 def _escaped(text):
     "The one way of data into the page: no markup, nothing that reorders what follows, nothing UTF-8 cannot hold"
-    return escape(''.join(o if o in '\n\t' or not (
-        unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp') or unicodedata.bidirectional(o) in BIDI) else '\ufffd'
-        for o in text.replace('\r\n', '\n')))
+    return escape(neutral(text.replace('\r\n', '\n')))
 
 
 def _cut(text, n=MAX_CELL): return text if len(text) <= n else f'{text[:n]}… ({len(text):,} characters)'

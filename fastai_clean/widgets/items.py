@@ -1,12 +1,12 @@
 "What is shown of an item, as text or a picture"
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..interpret.html import BIDI, thumbnail
+from ..interpret.html import thumbnail
 from ..plots import Unreadable
+from ..plots.names import neutral
 
 __all__ = ['SIZE', 'shower', 'picture', 'plain', 'name_of']
 
@@ -58,8 +58,7 @@ def plain(
     "`text` as it may be shown and sent: nothing that reorders or hides what follows, nothing that UTF-8 cannot hold"
     text = str(text)
     if len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    return ''.join(o if o in '\n\t' or not (unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp') or
-                                            unicodedata.bidirectional(o) in BIDI) else '\ufffd' for o in text)
+    return neutral(text)
 
 
 def name_of(label):
