@@ -1,4 +1,4 @@
-"Callbacks that find and soften wrong labels while a Learner trains as it always does"
+"Out-of-fold probabilities while a Learner trains as it always does"
 from warnings import warn
 
 import torch
@@ -6,7 +6,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
-from .oof import FitRecord, FoldLearners, was_trained
+from ..oof import FitRecord, FoldLearners, was_trained
 
 __all__ = ['ConfidentLearningCallback']
 
