@@ -72,9 +72,9 @@ class Model:
     def state(self):
         decisions, notes = {}, {}
         for user, do, ids, value, active in self.log:
-            for i in ids if active else ():
+            for k, i in enumerate(ids if active else ()):
                 if do == 'note': notes[i] = (value, user)
-                else: decisions[i] = (do, value, user)
+                else: decisions[i] = (do, value[k] if isinstance(value, list) else value, user)
         notes = {i: o for i, o in notes.items() if o[0]}
         return {i: (*decisions.get(i, (None, None))[:2], notes.get(i, (None,))[0],
                     decisions[i][2] if i in decisions else notes[i][1]) for i in decisions.keys() | notes.keys()}
@@ -82,7 +82,7 @@ class Model:
 
 IDS = st.lists(st.sampled_from([f'i{i}' for i in range(6)]), min_size=1, max_size=6, unique=True)
 STEPS = st.tuples(st.sampled_from(['ann', 'bob']), st.integers(0, 1),
-                  st.sampled_from([*ACTIONS, 'undo', 'undo', 'redo', 'reopen']), IDS, st.sampled_from(CLASSES),
+                  st.sampled_from([*ACTIONS, 'each', 'undo', 'undo', 'redo', 'reopen']), IDS, st.sampled_from(CLASSES),
                   st.text(max_size=20).filter(lambda o: not re.search('[\ud800-\udfff]', o)))
 
 
@@ -98,7 +98,9 @@ def test_any_interleaving_of_actions_and_undo_replays_to_the_model(steps, tmp_pa
         if do == 'reopen': sessions[user, i] = opened(tmp_path, user)
         elif do in ('undo', 'redo'): assert bool(getattr(session, do)()) == model.again(user, do == 'redo')
         else:
-            value = {'relabel': (label,), 'note': (text,)}.get(do, ())
+            several = [CLASSES[(CLASSES.index(label) + len(i) + int(i[1:])) % 3] for i in ids]
+            value = {'relabel': (label,), 'each': (several,), 'note': (text,)}.get(do, ())
+            do = 'relabel' if do == 'each' else do
             getattr(session, do)(ids, *value)
             model.act(user, do, ids, *value)
         assert outcome(session if do != 'reopen' else sessions[user, i]) == model.state()
@@ -116,6 +118,29 @@ def test_records_are_synced_before_an_action_returns_and_under_512_bytes(tmp_pat
     assert synced[-1] == os.path.getsize(session.path) and len(synced) == 2
     assert max(map(len, session.path.read_bytes().split(b'\n'))) < 511
     assert len(session.state) == 300
+
+
+@pytest.mark.parametrize('n', [1, 6, 300])
+def test_a_label_for_each_id_is_one_action(tmp_path, n):
+    session = opened(tmp_path, issues=table(n))
+    ids, labels = list(session.issues.id), list(session.issues.predicted)
+    session.relabel(ids, session.issues.predicted)
+    other = opened(tmp_path, issues=table(n))
+    assert [other.state[i]['label'] for i in ids] == [session.state[i]['label'] for i in ids] == labels
+    assert max(map(len, session.path.read_bytes().split(b'\n'))) < 511
+    torn = session.path.read_bytes().splitlines(keepends=True)
+    (tmp_path/'torn.jsonl').write_bytes(b''.join(torn[:-1]))
+    assert ReviewSession(table(n), tmp_path/'torn.jsonl').state == {}
+    assert set(session.undo()) == set(ids) and session.state == {} and not session.undo()
+    assert set(session.redo()) == set(ids) and [session.state[i]['label'] for i in ids] == labels
+
+
+def test_labels_that_are_not_one_an_id_are_refused(tmp_path):
+    session = opened(tmp_path)
+    with pytest.raises(ValueError, match='label has 2 classes, but there are 1 different ids'):
+        session.relabel(['i0', 'i0'], ['cat', 'dog'])
+    with pytest.raises(ValueError, match="label is 'cow'"): session.relabel(['i0', 'i1'], ['cat', 'cow'])
+    assert session.state == {}
 
 
 def test_a_failed_sync_is_raised_and_acknowledges_nothing(tmp_path, monkeypatch):

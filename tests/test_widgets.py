@@ -130,6 +130,9 @@ def test_batch_is_one_action_and_undo_and_redo_give_it_back(cleaner):
 
 def test_accepting_several_gives_each_its_own_prediction(cleaner, session):
     act(cleaner, 'accept', cleaner.rows)
+    act(cleaner, 'undo')
+    assert not session.state
+    act(cleaner, 'redo')
     labels = [session.state[session.issues.id[o]]['label'] for o in cleaner.rows]
     assert labels == table().predicted[cleaner.rows].tolist()
 

@@ -37,12 +37,16 @@ def _differ(old, new, what):
     return f"{'; '.join(parts)}; pass those it was made with, or another path"
 
 
-def record_lines(head, ids):
-    "The lines of an action on `ids`: one, or as many as it takes, numbered"
-    line = as_json({**head, 'ids': ids}) + b'\n'
-    if len(line) <= RECORD: return [line]
-    parts = _packed(ids, RECORD - len(as_json({**head, 'ids': [], 'part': [len(ids)]*2})) - 1)
-    return [as_line({**head, 'ids': o, 'part': [i, len(parts)]}) for i, o in enumerate(parts, 1)]
+def record_lines(groups, head):
+    "The lines of one action, `groups` of what it does and the ids: one line, or as many as it takes, numbered"
+    if len(groups) == 1:
+        what, ids = groups[0]
+        line = as_json({**what, **head, 'ids': ids}) + b'\n'
+        if len(line) <= RECORD: return [line]
+    most = [sum(len(ids) for _, ids in groups)]*2
+    parts = [(what, o) for what, ids in groups
+             for o in _packed(ids, RECORD - len(as_json({**what, **head, 'ids': [], 'part': most})) - 1)]
+    return [as_line({**what, **head, 'ids': o, 'part': [i, len(parts)]}) for i, (what, o) in enumerate(parts, 1)]
 
 
 def _chunks(head, name, values):

@@ -13,6 +13,10 @@ class _Action:
         self.do, self.ids, self.label, self.text, self.user, self.time = do, ids, label, text, user, time
         self.active = True
 
+    def label_of(self, i):
+        "Class key that item `i` was given, or None"
+        return self.label[i] if isinstance(self.label, dict) else self.label
+
 
 class Replay:
     "The state that records, in the order of the journal, add up to"
@@ -48,15 +52,17 @@ class Replay:
         key, ids = o['key'], o['ids']
         if key in self.actions: return ()
         k, n = o.get('part', WHOLE)
+        same = self.shared.setdefault
+        label = same(o.get('label'), o.get('label'))
         if n > 1:
             parts = self.parts.setdefault(key, {})
-            parts[k] = ids
+            parts[k] = ids, label
             if len(parts) < n: return ()
-            ids = [i for j in sorted(parts) for i in parts[j]]
+            parts = [parts[j] for j in sorted(parts)]
+            ids = [i for part, _ in parts for i in part]
+            if len({name for _, name in parts}) > 1: label = {same(i, i): name for part, name in parts for i in part}
             del self.parts[key]
-        same = self.shared.setdefault
-        label = o.get('label')
-        a = _Action(same(o['do'], o['do']), [same(i, i) for i in ids], same(label, label), o.get('text'),
+        a = _Action(same(o['do'], o['do']), [same(i, i) for i in ids], label, o.get('text'),
                     same(o['user'], o['user']), o['time'])
         self.actions[key] = a
         for i in a.ids: self.history.setdefault(i, ([], []))[a.do == 'note'].append(a)
@@ -81,5 +87,6 @@ class Replay:
         if decision is None and note is None: self.state.pop(i, None)
         else:
             by = decision or note
-            self.state[i] = {'action': decision and decision.do, 'label': decision and self.labels.get(decision.label),
+            label = decision and self.labels.get(decision.label_of(i))
+            self.state[i] = {'action': decision and decision.do, 'label': label,
                              'note': note and note.text, 'user': by.user, 'time': by.time}

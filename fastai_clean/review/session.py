@@ -59,13 +59,16 @@ class ReviewSession(Journal, Applied):
 
     def relabel(self,
         ids,  # One id or many
-        label,  # Class that they are of, one of `vocab`
+        label,  # Class that they are of, one of `vocab`; or a list of as many as there are ids, such as the predicted
     ):
-        "Give items another label; raises ValueError for an unknown id or label"
-        key = short_name(label)
-        if key not in self._labels:
-            raise ValueError(f"label is {brief(label)}, which is not in the vocab of {len(self.vocab)} classes")
-        self._act('relabel', ids, label=key)
+        "Give items another label, or each its own; raises ValueError for an unknown id or label"
+        if not isinstance(label, (list, np.ndarray, pd.Series)):
+            return self._act('relabel', ids, label=self._key(label))
+        ids, keys = self._known(ids), [self._key(o) for o in label]
+        if len(keys) != len(ids):
+            raise ValueError(f"label has {len(keys)} classes, but there are {len(ids)} different ids: pass one an id")
+        self._do([({'do': 'relabel', 'label': k}, [i for i, o in zip(ids, keys) if o == k])
+                  for k in dict.fromkeys(keys)])
 
     def delete(self,
         ids,  # One id or many
@@ -153,7 +156,7 @@ class ReviewSession(Journal, Applied):
         gave all items one outcome). An outcome is a class, deleted, or unsure; keep means the given class."""
         given = dict(zip(self.issues.id, self.issues.given.map(short_name)))
         with self._lock: votes = self._replay.votes()
-        outcome = {u: {i: ('class', a.label if a.do == 'relabel' else given[i]) if a.do in ('relabel', 'keep')
+        outcome = {u: {i: ('class', a.label_of(i) if a.do == 'relabel' else given[i]) if a.do in ('relabel', 'keep')
                        else (a.do, '') for i, a in o.items()} for u, o in votes.items()}
         rows = []
         for a, b in combinations(sorted(outcome), 2):
@@ -185,14 +188,22 @@ class ReviewSession(Journal, Applied):
         values = [self._labels[o] for o in keys]
         return pd.Series(values, column.index, dtype=object if any(isinstance(o, str) for o in values) else None)
 
-    def _act(self, do, ids, **what):
+    def _key(self, label):
+        key = short_name(label)
+        if key not in self._labels:
+            raise ValueError(f"label is {brief(label)}, which is not in the vocab of {len(self.vocab)} classes")
+        return key
+
+    def _act(self, do, ids, **what): self._do([({'do': do, **what}, self._known(ids))])
+    def _do(self, groups): self._append(lambda: record_lines(groups, self._signature()))
+
+    def _known(self, ids):
         ids = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
         if bad := [o for o in ids if not isinstance(o, str) or o not in self._ids]:
             raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass values "
                              "of the column `id` of `issues`")
         if not ids: raise ValueError("ids is empty: pass at least one")
-        ids = [str(o) for o in dict.fromkeys(ids)]
-        self._append(lambda: record_lines({'do': do, **what, **self._signature()}, ids))
+        return [str(o) for o in dict.fromkeys(ids)]
 
     def _again(self, do):
         with self._lock:

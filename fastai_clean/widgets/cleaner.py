@@ -85,10 +85,7 @@ class Cleaner:
         if any(not 0 <= o < len(self.ids) for o in rows): raise ValueError(f"rows has {rows}, not all of this review")
         ids = self.ids[list(rows)].tolist()
         if act == 'relabel': self.session.relabel(ids, self.session.vocab[range(len(self.names))[value]])
-        elif act == 'accept':
-            predicted = self.table['predicted'].iloc[list(rows)].tolist()
-            for label in dict.fromkeys(predicted):
-                self.session.relabel([i for i, o in zip(ids, predicted) if o == label], label)
+        elif act == 'accept': self.session.relabel(ids, self.table['predicted'].iloc[list(rows)].tolist())
         elif act == 'note': self.session.note(ids, value)
         elif act in PLAIN_ACTS: getattr(self.session, act)(ids)
         else: raise ValueError(f"act is {act!r}, which is no action of a review")
