@@ -1,0 +1,117 @@
+"The whole loop in one call: fit with folds, find the wrong labels, clean, fit a fresh copy"
+import copy
+import time
+from threading import Lock
+from typing import NamedTuple
+from warnings import warn
+
+import numpy as np
+import pandas as pd
+from fastai.learner import Learner
+from fastai.torch_core import no_random
+from fastcore.basics import patch
+from fastcore.foundation import L
+
+from .callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
+from .folds import new_dl, view
+from .issues import find_issues
+from .oof import snapshot, was_trained
+from .review.dls import relabelled
+
+__all__ = ['STRATEGIES', 'CleanFit']
+
+STRATEGIES = 'drop', 'relabel', 'soft', 'weight'
+
+
+class CleanFit(NamedTuple):
+    """What `clean_fit` gives: `learn`, the new Learner; `comparison`, one row a Learner (`plain`, the one it was called
+    on, and the strategy): training items, items changed, seconds, and the validation set's loss and metrics, on its
+    labels as they are given; `issues`, the table of `find_issues`."""
+    learn: Learner
+    comparison: pd.DataFrame
+    issues: pd.DataFrame
+
+
+@patch
+def clean_fit(self: Learner,
+    n_epoch,  # Epochs of a fit
+    strategy='drop',  # What becomes of the label issues: one of `STRATEGIES`
+    *,
+    method='fit_one_cycle',  # Name of the Learner's method that fits: fit, fine_tune, fit_flat_cos, ...
+    n_folds=5,  # Folds of the first fit
+    filter_by='prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
+    threshold=.5,  # soft: least confidence of an issue to be softened
+    seed=42,  # Seed of the folds
+    act=None,  # Activation that turns outputs into probabilities; None: the loss's
+    **kwargs,  # Passed to the fits: lr_max, base_lr, ...
+) -> CleanFit:
+    """Fit with out-of-fold probabilities, find the label issues, clean, and fit a fresh copy of the untrained Learner.
+
+    'drop' leaves the issues out, 'relabel' gives them the predicted class, 'soft' their probabilities as soft targets
+    (`SoftPseudoLabelCallback`), 'weight' weighs every item by its label quality (`ItemWeightsCallback`). This Learner is
+    fitted as it would be without, and has `oof` afterwards; its data stays as it is. Costs about `n_folds` + 2 fits. The
+    figures are those of the validation set's labels: where they are wrong too, see `CleanInterpretation.evaluate`.
+
+    Raises ValueError for an unknown strategy or method, and where nothing would be left to train on; what
+    `ConfidentLearningCallback` raises; warns where the Learner is trained already."""
+    if strategy not in STRATEGIES: raise ValueError(f"strategy is {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    if not callable(getattr(self, method, None)):
+        raise ValueError(f"method is {method!r}, which the Learner does not have: name one that fits, such as fine_tune")
+    if was_trained(self):
+        warn("the Learner was trained before clean_fit: its weights have seen every label, and the fresh copy starts "
+             "from them; start from a new Learner", stacklevel=2)
+    new = _fresh_copy(self)
+    rows = {'plain': _timed(self, method, n_epoch, ConfidentLearningCallback(n_folds, seed=seed, act=act), kwargs)}
+    oof = self.oof
+    issues = find_issues(oof.targets, oof.pred_probs, filter_by, vocab=oof.vocab, items=oof.items)
+    flagged = issues.index[issues.is_issue].to_numpy()
+    cb = None
+    if strategy == 'drop': _drop(new, np.setdiff1d(np.arange(len(oof)), flagged))
+    elif strategy == 'relabel': _relabel(new, oof, flagged)
+    elif strategy == 'soft': cb = SoftPseudoLabelCallback(oof, threshold, is_issue=issues.sort_index().is_issue)
+    else: cb = ItemWeightsCallback(oof)
+    rows[strategy] = _timed(new, method, n_epoch, cb, kwargs)
+    changed = {'soft': getattr(cb, 'n_soft', 0), 'weight': len(oof)}.get(strategy, len(flagged))
+    comparison = pd.DataFrame.from_dict(rows, orient='index').rename_axis('labels')
+    comparison.insert(0, 'changed', [0, changed])
+    comparison.insert(0, 'items', [len(oof), len(new.dls.train_ds)])
+    return CleanFit(new, comparison, issues)
+
+
+def _fresh_copy(learn):
+    "A Learner of its own, with the model as it is, the same frozen layers, and copies of the callbacks"
+    new = copy.copy(learn)
+    for cb in learn.cbs: vars(new).pop(cb.name, None)
+    new.model, new.opt, new.cbs, new.lock = snapshot(learn), None, L(), Lock()
+    new.metrics, new.dls = list(learn.metrics), copy.copy(learn.dls)
+    new.dls.loaders = list(learn.dls.loaders)
+    memo = {id(learn): new, id(learn.model): new.model, id(learn.dls): new.dls, id(learn.opt): None,
+            **{id(o): o for dl in new.dls.loaders for o in (dl, dl.dataset)}}
+    new.loss_func = copy.deepcopy(learn.loss_func, memo)
+    new.add_cbs([copy.deepcopy(cb, memo) for cb in learn.cbs if not isinstance(cb, ConfidentLearningCallback)])
+    if learn.opt is not None and learn.opt.frozen_idx: new.freeze_to(learn.opt.frozen_idx)
+    return new
+
+
+def _timed(learn, method, n_epoch, cb, kwargs):
+    "Fit; seconds of it, and the validation set's loss and metrics"
+    start = time.perf_counter()
+    getattr(learn, method)(n_epoch, **{**kwargs, 'cbs': L(kwargs.get('cbs')) + L(cb)})
+    row = {'seconds': time.perf_counter() - start}
+    if len(learn.dls.loaders) < 2 or not len(learn.dls.valid_ds): return row
+    with learn.no_bar(), learn.no_logging(), no_random(): values = learn.validate()
+    return row | dict(zip(['valid_loss', *(o.name for o in learn.metrics)], map(float, values)))
+
+
+def _drop(learn, keep):
+    dl = learn.dls.train
+    if not len(keep): raise ValueError("all training items are label issues: nothing would be left to train on")
+    bs = dl.bs if hasattr(dl, 'bs') else dl.batch_size
+    learn.dls.loaders[0] = new_dl(dl, view(dl.dataset, keep, 0), keep, **({'bs': min(bs, len(keep))} if bs else {}))
+
+
+def _relabel(learn, oof, flagged):
+    dl, every = learn.dls.train, np.arange(len(oof))
+    predicted = oof.pred_probs[flagged].argmax(1)
+    new = {int(i): (int(k), oof.vocab[k]) for i, k in zip(flagged, predicted)}
+    learn.dls.loaders[0] = new_dl(dl, relabelled(view(dl.dataset, every, 0), new, oof.items), every)
