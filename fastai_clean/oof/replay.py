@@ -141,7 +141,8 @@ class FoldLearner:
     def __init__(self, learn, model, leave_out):
         self.learn, self.opt_of, self.twins, self.n_done = copy.copy(learn), None, {}, 0
         new = self.learn
-        for cb in learn.cbs: vars(new).pop(cb.name, None)
+        for name in [*(cb.name for cb in learn.cbs), *(o for o in vars(new) if callable(getattr(Learner, o, None)))]:
+            vars(new).pop(name, None)
         new.model, new.opt, new.cbs, new.metrics, new.logger, new.create_mbar = model, None, L(), None, noop, False
         new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
 

@@ -1,0 +1,49 @@
+"What a callback changes in a Learner is put back, whatever ends the fit"
+from weakref import WeakKeyDictionary
+
+from fastai.callback import core
+from fastai.learner import Learner
+
+__all__ = ['restored_on_error']
+
+CANCELS = tuple(getattr(core, o) for o in dir(core) if o.startswith('Cancel') and o.endswith('Exception'))
+_guards = WeakKeyDictionary()
+
+
+def restored_on_error(
+    learn,  # A Learner in a fit
+    restore,  # Function without arguments that puts things back, called at most once
+):  # Function to call where the fit ended well: it forgets `restore`
+    """Have `restore` called where an exception other than fastai's Cancel... leaves the fit: of the model, the loss,
+    the data or any callback's event, also a KeyboardInterrupt. fastai tells callbacks of its own exceptions only."""
+    guard = _guards.get(learn) or _Guard(learn)
+    guard.add(restore)
+    return lambda: guard.forget(restore)
+
+
+class _Guard:
+    "Between a Learner and its events, as long as there is something to put back"
+    def __init__(self, learn): self.learn, self.restores = learn, []
+
+    def add(self, restore):
+        self.restores.append(restore)
+        _guards[self.learn] = self
+        vars(self.learn).update(_call_one=self._call_one, _with_events=self._with_events)
+
+    def forget(self, restore):
+        if restore in self.restores: self.restores.remove(restore)
+        if self.restores: return
+        for name in ('_call_one', '_with_events'): vars(self.learn).pop(name, None)
+        _guards.pop(self.learn, None)
+
+    def _call_one(self, name): self._run(Learner._call_one, name)
+    def _with_events(self, *args, **kwargs): self._run(Learner._with_events, *args, **kwargs)
+
+    def _run(self, f, *args, **kwargs):
+        try: f(self.learn, *args, **kwargs)
+        except CANCELS: raise
+        except BaseException:
+            for restore in self.restores[::-1]:
+                self.forget(restore)
+                restore()
+            raise
