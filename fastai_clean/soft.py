@@ -48,7 +48,7 @@ def soft_targets(
 
 class SoftLoss:
     """`base` for class indices (bs,), unchanged; for soft targets (bs, c) the expectation of `base` over the classes,
-    sum_k t_k base(pred, k), an item, reduced as `base` reduces; with `weights` (bs,) each item's loss times its own.
+    sum_k t_k base(pred, k), an item, reduced as `base` reduces. A row that sums to w, not 1, weighs its item w times.
 
     For cross-entropy, also with label smoothing and class weights, that is torch's own for probabilities. Its mean
     divides by the number of items even under class weights, where that of class indices divides by the sum of their
@@ -62,14 +62,12 @@ class SoftLoss:
         self._default = base.keywords.get('reduction', 'mean') if isinstance(base, partial) else 'mean'
         self._reduction = self._default
 
-    def __call__(self, pred, target, weights=None, **kwargs):
-        soft = target.is_floating_point()
+    def __call__(self, pred, target, **kwargs):
         own = hasattr(self.base, 'reduction') or self._reduction == self._default
-        if not soft and weights is None:
+        if not target.is_floating_point():
             return self.base(pred, target, **({} if own else dict(reduction=self._reduction)), **kwargs)
         reduction = kwargs.pop('reduction', self.reduction)
-        losses = self._soft(pred, target) if soft else self._unreduced(pred, target)
-        if weights is not None: losses = losses*weights
+        losses = self._soft(pred, target)
         return losses.mean() if reduction == 'mean' else losses.sum() if reduction == 'sum' else losses
 
     def _soft(self, pred, target):
@@ -81,7 +79,11 @@ class SoftLoss:
         if pred.dtype in (torch.float16, torch.bfloat16): pred = pred.float()
         if plain is not None:
             if plain.get('weight') is not None: plain['weight'] = plain['weight'].to(pred)
-            return F.cross_entropy(pred, target.to(pred.dtype), **plain, reduction='none')
+            target = target.to(pred.dtype)
+            if not plain.get('label_smoothing'): return F.cross_entropy(pred, target, **plain, reduction='none')
+            total = target.sum(1)
+            target = target/total[:, None].clamp(min=torch.finfo(target.dtype).tiny)
+            return total*F.cross_entropy(pred, target, **plain, reduction='none')
         items, classes = target.nonzero(as_tuple=True)
         size = max(1, CHUNK//pred.shape[1])
         parts = [self._unreduced(pred[i], k) for i, k in zip(items.split(size), classes.split(size))]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import store_attr
+from torch.nn import functional as F
 
 from ..checks import check_labels_probs
 from ..issues import find_issues, label_quality
@@ -64,11 +65,11 @@ class SoftPseudoLabelCallback(TargetsCallback):
         if not among.any(): return f'{said}: none of them is a label issue'
         what = 'issues' if self.which == 'issues' else 'items'
         return (f'{said}: the {among.sum():,} {what} have a confidence of at most '
-                f' {probs[among].max():.3f}, below the threshold of {self.threshold}')
+                f'{probs[among].max():.3f}, below the threshold of {self.threshold}')
 
     def targets_of(self, idxs, yb):
         if self.epoch < self.warmup or not self._mask[idxs.numpy()].any(): return yb
-        return (self._targets[idxs], *yb[1:])
+        return (self._targets[idxs],)
 
 
 class ItemWeightsCallback(TargetsCallback):
@@ -101,7 +102,10 @@ class ItemWeightsCallback(TargetsCallback):
         self._weights = torch.as_tensor(weights)
         return f'training items weigh {weights.min():.3f} to {weights.max():.3f}, 1 on average'
 
-    def targets_of(self, idxs, yb): return (*yb[:1], self._weights[idxs])
+    def targets_of(self, idxs, yb):
+        y, c = yb[0], self._labels.c or int(self._labels.targets.max()) + 1
+        soft = y if y.is_floating_point() else F.one_hot(y.long(), c)
+        return (soft*self._weights[idxs].to(y.device)[:, None],)
 
 
 def _lined_up(source, ids, labels):

@@ -35,8 +35,9 @@ class TargetsCallback(Callback):
         raise NotImplementedError
 
     def before_fit(self):
-        "Leave nothing of a fit before"
+        "Leave nothing of a fit before, nor of this one"
         self._restore()
+        self._forget = restored_on_error(self.learn, self._restore)
 
     def before_train(self):
         "At the first epoch, take the training items' labels, and the loss"
@@ -51,7 +52,6 @@ class TargetsCallback(Callback):
         if said != self._said and learn.logger is not noop and not hasattr(learn, 'lr_finder'): print(said)
         self._said = said
         self._items = BatchItems(dl).start()
-        self._forget = restored_on_error(learn, self._restore)
         if not isinstance(learn.loss_func, SoftLoss): self._base, learn.loss_func = learn.loss_func, SoftLoss(
             learn.loss_func)
 
@@ -59,14 +59,13 @@ class TargetsCallback(Callback):
         "Give the batch its targets"
         if self._items is None: return
         idxs, y = self._items.idxs, self.learn.yb[0]
-        if len(self.learn.yb) == 1 and not y.is_floating_point():
+        if not y.is_floating_point():
             given = torch.as_tensor(self._labels.targets[idxs.numpy()])
             if y.shape[:1] != given.shape or not torch.equal(y.detach().cpu().long().reshape(-1), given):
                 raise ValueError("the batch's labels are not those of its items: leave out what changes labels in the "
                                  f"data or before {type(self).__name__}")
             self._hard = self.learn.yb
-        new = self.targets_of(idxs, self.learn.yb)
-        self.learn.yb = tuple(o.to(y.device) for o in new)
+        self.learn.yb = tuple(o.to(y.device) for o in self.targets_of(idxs, self.learn.yb))
 
     def after_loss(self):
         "Give the batch its labels back"
