@@ -1,5 +1,13 @@
 "Everything that needs no extra: `from fastai_clean.all import *`"
-from .callbacks import ConfidentLearningCallback
+from .callbacks import (
+    ConfidentLearningCallback,
+    CoTeachingCallback,
+    EarlyLearningRegularizationCallback,
+    ItemWeightsCallback,
+    SoftPseudoLabelCallback,
+    TrainingDynamicsCallback,
+)
+from .dynamics import Dynamics
 from .folds import fold_numbers
 from .interpret import CleanInterpretation
 from .issues import (
@@ -25,14 +33,20 @@ from .issues import (
     segmentation_pixel_issues,
     top_pairs,
 )
+from .losses import ForwardCorrection, GeneralizedCrossEntropy, SymmetricCrossEntropy
 from .oof import OutOfFold
 from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
 from .review import ReviewSession
+from .robust import CleanFit
+from .soft import SoftLoss, soft_targets
 from .tracking import CleanWandbCallback, log_interpretation
 
-__all__ = ['ConfidentLearningCallback', 'CleanInterpretation', 'CleanWandbCallback', 'OutOfFold', 'ReviewSession',
-           'FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Unreadable', 'advise_filter',
-           'apply_temperature', 'audit', 'class_health', 'class_thresholds', 'confident_joint', 'find_class_issues',
-           'find_issues', 'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
-           'fit_temperature', 'fold_numbers', 'label_quality', 'log_interpretation', 'noise_matrix', 'noise_rate',
-           'plot_class_health', 'plot_items', 'plot_matrix', 'plot_quality', 'segmentation_pixel_issues', 'top_pairs']
+__all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
+           'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'ForwardCorrection',
+           'GeneralizedCrossEntropy', 'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession',
+           'SCORES', 'SEGMENTATION_SCORES', 'SoftLoss', 'SoftPseudoLabelCallback', 'SymmetricCrossEntropy',
+           'TrainingDynamicsCallback', 'Unreadable', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
+           'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues', 'find_multilabel_issues',
+           'find_regression_issues', 'find_segmentation_issues', 'fit_temperature', 'fold_numbers', 'label_quality',
+           'log_interpretation', 'noise_matrix', 'noise_rate', 'plot_class_health', 'plot_items', 'plot_matrix',
+           'plot_quality', 'segmentation_pixel_issues', 'soft_targets', 'top_pairs']

@@ -8,13 +8,12 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 from fastai.learner import Learner
-from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 
 from .callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
 from .folds import new_dl, view
-from .issues import find_issues
+from .interpret import CleanInterpretation
 from .oof import snapshot, was_trained
 from .review.dls import relabelled
 
@@ -26,10 +25,10 @@ STRATEGIES = 'drop', 'relabel', 'soft', 'weight'
 class CleanFit(NamedTuple):
     """What `clean_fit` gives: `learn`, the new Learner; `comparison`, one row a Learner (`plain`, the one it was called
     on, and the strategy): training items, items changed, seconds, and the validation set's loss and metrics, on its
-    labels as they are given; `issues`, the table of `find_issues`."""
+    labels as they are given; `interp`, the CleanInterpretation of the training set, with its `issues`."""
     learn: Learner
     comparison: pd.DataFrame
-    issues: pd.DataFrame
+    interp: CleanInterpretation
 
 
 @patch
@@ -38,7 +37,7 @@ def clean_fit(self: Learner,
     strategy='drop',  # What becomes of the label issues: one of `STRATEGIES`
     *,
     method='fit_one_cycle',  # Name of the Learner's method that fits: fit, fine_tune, fit_flat_cos, ...
-    n_folds=5,  # Folds of the first fit
+    n_folds=5,  # Folds of the first fit, where the Learner has no ConfidentLearningCallback of its own
     filter_by='prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
     threshold=.5,  # soft: least confidence of an issue to be softened
     seed=42,  # Seed of the folds
@@ -47,35 +46,36 @@ def clean_fit(self: Learner,
 ) -> CleanFit:
     """Fit with out-of-fold probabilities, find the label issues, clean, and fit a fresh copy of the untrained Learner.
 
-    'drop' leaves the issues out, 'relabel' gives them the predicted class, 'soft' their probabilities as soft targets
-    (`SoftPseudoLabelCallback`), 'weight' weighs every item by its label quality (`ItemWeightsCallback`). This Learner is
-    fitted as it would be without, and has `oof` afterwards; its data stays as it is. Costs about `n_folds` + 2 fits. The
-    figures are those of the validation set's labels: where they are wrong too, see `CleanInterpretation.evaluate`.
+    'drop' leaves the issues out, 'relabel' gives them the predicted class, 'soft' their probabilities as soft
+    targets (`SoftPseudoLabelCallback`), 'weight' weighs every item by its label quality (`ItemWeightsCallback`). This
+    Learner is fitted as it would be without, and has `oof` afterwards; its data stays as it is. Costs about
+    `n_folds` + 2 fits. The figures are those of the validation set's labels: where they are wrong too, see
+    `CleanInterpretation.evaluate`.
 
     Raises ValueError for an unknown strategy or method, and where nothing would be left to train on; what
     `ConfidentLearningCallback` raises; warns where the Learner is trained already."""
     if strategy not in STRATEGIES: raise ValueError(f"strategy is {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     if not callable(getattr(self, method, None)):
-        raise ValueError(f"method is {method!r}, which the Learner does not have: name one that fits, such as fine_tune")
+        raise ValueError(f"method is {method!r}, which the Learner does not have: name one that fits, as fine_tune")
     if was_trained(self):
         warn("the Learner was trained before clean_fit: its weights have seen every label, and the fresh copy starts "
              "from them; start from a new Learner", stacklevel=2)
     new = _fresh_copy(self)
-    rows = {'plain': _timed(self, method, n_epoch, ConfidentLearningCallback(n_folds, seed=seed, act=act), kwargs)}
-    oof = self.oof
-    issues = find_issues(oof.targets, oof.pred_probs, filter_by, vocab=oof.vocab, items=oof.items)
-    flagged = issues.index[issues.is_issue].to_numpy()
-    cb = None
+    own = any(isinstance(o, ConfidentLearningCallback) for o in self.cbs)
+    folds = None if own else ConfidentLearningCallback(n_folds, seed=seed, act=act)
+    rows = {'plain': _timed(self, method, n_epoch, folds, kwargs)}
+    interp, oof, cb = CleanInterpretation.from_learner(self, 0, filter_by=filter_by), self.oof, None
+    flagged = interp.noisy_idxs()
     if strategy == 'drop': _drop(new, np.setdiff1d(np.arange(len(oof)), flagged))
     elif strategy == 'relabel': _relabel(new, oof, flagged)
-    elif strategy == 'soft': cb = SoftPseudoLabelCallback(oof, threshold, is_issue=issues.sort_index().is_issue)
+    elif strategy == 'soft': cb = SoftPseudoLabelCallback(interp, threshold)
     else: cb = ItemWeightsCallback(oof)
     rows[strategy] = _timed(new, method, n_epoch, cb, kwargs)
     changed = {'soft': getattr(cb, 'n_soft', 0), 'weight': len(oof)}.get(strategy, len(flagged))
     comparison = pd.DataFrame.from_dict(rows, orient='index').rename_axis('labels')
     comparison.insert(0, 'changed', [0, changed])
     comparison.insert(0, 'items', [len(oof), len(new.dls.train_ds)])
-    return CleanFit(new, comparison, issues)
+    return CleanFit(new, comparison, interp)
 
 
 def _fresh_copy(learn):
@@ -97,10 +97,9 @@ def _timed(learn, method, n_epoch, cb, kwargs):
     "Fit; seconds of it, and the validation set's loss and metrics"
     start = time.perf_counter()
     getattr(learn, method)(n_epoch, **{**kwargs, 'cbs': L(kwargs.get('cbs')) + L(cb)})
-    row = {'seconds': time.perf_counter() - start}
-    if len(learn.dls.loaders) < 2 or not len(learn.dls.valid_ds): return row
-    with learn.no_bar(), learn.no_logging(), no_random(): values = learn.validate()
-    return row | dict(zip(['valid_loss', *(o.name for o in learn.metrics)], map(float, values)))
+    row, recorder = {'seconds': time.perf_counter() - start}, getattr(learn, 'recorder', None)
+    if recorder is None or not recorder.values: return row
+    return row | dict(zip(recorder.metric_names[1:], map(float, recorder.values[-1])))
 
 
 def _drop(learn, keep):

@@ -1,4 +1,3 @@
-# LEAD to helper M1 (01:20): soft.py, callbacks/{soft,targets,restore}.py and tests/test_soft.py are written by the lead; do not rewrite them: review and attack them (your task's list), mend what fails in small edits, and report
 "Soft targets made of probabilities, and the loss that takes hard or soft ones"
 from functools import partial
 

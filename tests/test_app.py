@@ -1,7 +1,12 @@
 "The browser app without a browser: its CSVs, command line and pages; tests/e2e/test_browser.py has the browser"
 import csv
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -119,24 +124,46 @@ def test_package_needs_no_streamlit_to_be_imported():
 def test_what_cannot_be_opened_is_said_before_a_server_starts(tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     table().to_csv('issues.csv', index=False)
-    monkeypatch.setattr(subprocess, 'Popen', None)
+    monkeypatch.setattr('streamlit.web.cli.main', None)
     with pytest.raises(SystemExit, match=message): main(args)
 
 
-def test_server_is_started_for_this_machine_alone_and_ended_with_us(tmp_path, monkeypatch):
+def test_server_is_started_for_this_machine_alone_and_its_status_is_returned(tmp_path, monkeypatch):
     table().to_csv(tmp_path/'issues.csv', index=False)
     said = []
 
-    class Fake:
-        def __init__(self, command): said.append(command)
-        def wait(self): return 3
-        def terminate(self): said.append('terminated')
-    monkeypatch.setattr(subprocess, 'Popen', Fake)
+    def fake(args, name):
+        said.extend(args)
+        raise SystemExit(3)
+    monkeypatch.setattr('streamlit.web.cli.main', fake)
     assert main([tmp_path/'issues.csv', '--port', '8123']) == 3
-    command, end = said[0][:said[0].index('--')], said[0][said[0].index('--') + 1:]
+    command, end = said[:said.index('--')], said[said.index('--') + 1:]
     assert {'--server.address=127.0.0.1', '--browser.gatherUsageStats=false', '--server.headless=true',
-            '--server.fileWatcherType=none', '--server.port=8123'} <= {*command} and said[1] == 'terminated'
+            '--server.fileWatcherType=none', '--server.port=8123'} <= {*command}
     assert end == [str(tmp_path/'issues.csv'), '--port', '8123']
+
+
+@pytest.mark.parametrize('name, status', [('SIGTERM', 0), ('SIGINT', 0), ('SIGKILL', -9)])
+def test_server_is_one_process_that_a_signal_ends(tmp_path, name, status):
+    table().to_csv(tmp_path/'issues.csv', index=False)
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    code = 'import sys; from fastai_clean.app import main; sys.exit(main())'
+    process = subprocess.Popen([sys.executable, '-c', code, 'issues.csv', '--port', str(port)], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, 'HOME': str(tmp_path)})
+
+    def answers():
+        try: return urlopen(f'http://127.0.0.1:{port}/_stcore/health', timeout=5).read() == b'ok'
+        except OSError: return False
+    try:
+        end = time.monotonic() + 60
+        while not answers() and time.monotonic() < end: time.sleep(.1)
+        assert answers()
+        process.send_signal(getattr(signal, name))
+        assert process.wait(20) == status and not answers()
+    finally: process.kill()
 
 
 def test_buttons_write_the_journal_and_show_what_is_in_force(run, tmp_path):

@@ -65,7 +65,9 @@ def test_memory_benchmark_measures_each_process(capsys):
     assert list(table.index) == ['cleanlab', 'issues', 'health', 'interpretation'] and (table.seconds > 0).all()
 
 
-def test_cifar10n_benchmark_prints_its_table(tmp_path, capsys):
+@pytest.fixture
+def people(tmp_path):
+    "A folder as of CIFAR-10N: 90 training items, 10 of them with a wrong label, and 30 of a test set"
     rng, rows = np.random.default_rng(0), []
     for i in range(120):
         true, split = i % 10, 'train' if i < 90 else 'test'
@@ -74,8 +76,19 @@ def test_cifar10n_benchmark_prints_its_table(tmp_path, capsys):
         Image.fromarray(pixels.astype('uint8')).save(tmp_path/split/f'{i}.png')
         rows.append((f'{split}/{i}.png', split, f'c{true}', f'c{(true + 1) % 10}' if i % 9 == 0 else f'c{true}'))
     pd.DataFrame(rows, columns=['path', 'split', 'true', 'worse']).to_csv(tmp_path/'labels.csv', index=False)
-    table = main('benchmarks/cifar10n.py')(data=tmp_path, columns='worse', epochs=1, bs=16, n_folds=2)
+    return tmp_path
+
+
+def test_cifar10n_benchmark_prints_its_table(people, capsys):
+    table = main('benchmarks/cifar10n.py')(data=people, columns='worse', epochs=1, bs=16, n_folds=2)
     assert table['items'].item() == 90 and 0 < table['auprc'].item() <= 1 and table['ratio'].item() > 1
     assert 'auprc' in capsys.readouterr().out
 
 
+def test_review_benchmark_corrects_the_worst_and_all_items(people, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES/'benchmarks')
+    table = main('benchmarks/review.py')(data=people, n=90, reviewed=20, epochs=6, bs=16, n_folds=2, seeds=1)
+    assert list(table.labels) == ['as given', '20 random', '20 worst', 'all true']
+    given, random, worst, everything = table.corrected
+    assert (given, everything) == (0, 10) and random < worst <= 10 and table.accuracy.between(0, 1).all()
+    assert 'gain_low' in capsys.readouterr().out

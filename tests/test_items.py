@@ -10,7 +10,8 @@ from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.tabular.all import CategoryBlock, FillMissing, TabDataLoader, TabularPandas
 from fastai.tabular.data import TabWeightedDL
-from fastai.text.data import SortedDL
+from fastai.text.data import LMDataLoader, SortedDL
+from fastai.torch_basics import Transform
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, TensorDataset, WeightedRandomSampler
 
@@ -43,9 +44,11 @@ LOADERS = {
     'shuffled': lambda **kw: DataLoader(Numbers(), bs=4, shuffle=True, before_batch=padded, **kw),
     'in order': lambda **kw: TfmdDL(Numbers(), bs=4, before_batch=padded, **kw),
     'skipped': lambda **kw: TfmdDL(Numbers({0, 3, 4, 5, 6, 7, 22}), bs=4, shuffle=True, before_batch=padded, **kw),
-    'transformed': lambda **kw: TfmdDL(Numbers(), bs=4, shuffle=True, before_batch=padded, after_batch=plus_thousand, **kw),
+    'transformed': lambda **kw: TfmdDL(Numbers(), bs=4, shuffle=True, before_batch=padded,
+                                         after_batch=plus_thousand, **kw),
     'last dropped': lambda **kw: TfmdDL(Numbers(), bs=4, shuffle=True, drop_last=True, before_batch=padded, **kw),
-    'sorted': lambda **kw: SortedDL(Numbers(), sort_func=lambda o: len(o[0]), bs=4, shuffle=True, before_batch=padded, **kw),
+    'sorted': lambda **kw: SortedDL(Numbers(), sort_func=lambda o: len(o[0]), bs=4, shuffle=True,
+                                     before_batch=padded, **kw),
     'weighted': lambda **kw: WeightedDL(Numbers(), wgts=np.arange(N), bs=4, shuffle=True, before_batch=padded, **kw),
     'partial': lambda **kw: PartialDL(Numbers(), partial_n=9, bs=4, shuffle=True, before_batch=padded, **kw),
     'one by one': lambda **kw: DataLoader(Numbers(), bs=None, shuffle=True, **kw),
@@ -142,12 +145,42 @@ def test_predictions_between_batches_leave_the_positions(monkeypatch):
     assert len(seen) > 2 and all(seen)
 
 
+class PlusHundred(Transform):
+    "A training augmentation"
+    split_idx = 0
+    def encodes(self, x: torch.Tensor): return x + 100 if x.is_floating_point() else x
+
+
+def test_first_epoch_followed_is_augmented_and_validation_is_not():
+    dls = digit_dls(range(20), range(20, 30), after_batch=[PlusHundred()])
+    items = BatchItems(dls.train).start()
+    assert next(iter(dls.train))[0].min() >= 100 and next(iter(dls.valid))[0].max() <= 1
+    dls.train.after_batch.add([Transform(plus_thousand)])
+    items.stop()
+    assert next(iter(dls.train))[1].min() >= 1000
+
+
+def test_torch_data_sets_read_in_whole_batches_are_still():
+    class Batches(TensorDataset):
+        def __getitems__(self, idxs): return [(self.tensors[0][i], torch.tensor(len(idxs))) for i in idxs]
+    dl = TorchLoader(Batches(torch.arange(N)), batch_size=4, shuffle=True)
+    items = BatchItems(dl).start()
+    for x, y in dl: assert torch.equal(items.idxs, x) and (y == len(x)).all()
+
+
+class MadeElsewhere(TfmdDL):
+    "As fastai's DistributedDL"
+    def create_batches(self, samps): return iter(samps)
+
+
 class Endless(IterableDataset):
     def __iter__(self): return iter(range(5))
 
 
 @pytest.mark.parametrize('make', [
     lambda: TorchLoader(Endless()), lambda: DataLoader(Endless(), bs=2), lambda: [1, 2],
+    lambda: LMDataLoader([torch.arange(99)], bs=2, seq_len=8), lambda: MadeElsewhere(Numbers(), bs=2),
+    lambda: DataLoader(Numbers(), bs=4, create_batches=iter),
     lambda: TorchLoader(Numbers(), num_workers=1, persistent_workers=True)])
 def test_loaders_without_positions_are_refused(make):
     with pytest.raises(TypeError, match='have no position|persistent'): BatchItems(make())

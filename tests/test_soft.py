@@ -214,6 +214,9 @@ def test_nothing_softened_is_told_with_the_reason(capsys):
     assert 'the 80 items have a confidence of at most 0.' in capsys.readouterr().out
     oof = known(learn)
     sure = OutOfFold(np.eye(10)[oof.targets], oof.targets, items=oof.items, vocab=oof.vocab)
+    quiet_one = digits()
+    with quiet_one.no_logging(): quiet_one.fit(1, cbs=SoftPseudoLabelCallback(sure))
+    assert capsys.readouterr().out == ''
     digits().fit(1, cbs=SoftPseudoLabelCallback(sure))
     assert 'none of them is a label issue' in capsys.readouterr().out
 
@@ -230,6 +233,23 @@ def test_hard_targets_alone_train_as_without():
     assert all(torch.equal(a[k], b[k]) for k in a) and values == same
     c, _ = weights(SoftPseudoLabelCallback(sure, which='all'))
     assert all(torch.allclose(a[k].float(), c[k].float(), atol=1e-5) for k in a)
+
+
+def test_class_weights_divide_every_batch_alike_where_some_have_no_softened_item():
+    learn, seen = digits(), []
+    weight = torch.linspace(1, 20, 10)
+    learn.loss_func = CrossEntropyLossFlat(weight=weight)
+
+    class Look(Callback):
+        order = 50
+        def after_loss(self):
+            if self.training: seen.append((learn.pred.detach().clone(), self.y.clone(), float(learn.loss)))
+    oof = known(learn)
+    one = (oof.items[:1], np.eye(10)[oof.targets[:1]])
+    learn.fit(1, cbs=[SoftPseudoLabelCallback(one, which='all'), Look()])
+    for pred, y, loss in seen:
+        want = F.cross_entropy(pred, torch.as_tensor(y), weight=weight, reduction='none').mean()
+        assert loss == pytest.approx(float(want), abs=1e-4)
 
 
 def test_warmup_keeps_the_labels_for_its_epochs():

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from cifar10n import convnet, load_images, make_dls
+from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import *  # noqa: F403
 from fastai.learner import Learner
@@ -24,6 +25,13 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from fastai_clean.all import *  # noqa: F403
 
 LEARNERS = dict(width=16, lr=3e-3, bs=64)
+FIGURES = 'accuracy', 'auprc', 'cost', 'precision', 'recall', 'f1', 'seconds'
+
+
+class ValidateLast(Callback):
+    "Validation after the last epoch only"
+    def before_validate(self):
+        if self.epoch < self.n_epoch - 1: raise CancelValidException
 
 
 class Setting:
@@ -39,8 +47,7 @@ class Setting:
         if labels is not None: df.loc[df.split == 'train', 'used'] = np.asarray(labels)
         images = self.images
         if keep is not None:
-            rows = (df.split == 'test').to_numpy()
-            rows[:len(keep)] |= keep
+            rows = np.concatenate([keep, np.ones(len(df) - len(keep), dtype=bool)])
             df, images = df[rows].reset_index(drop=True), images[rows]
         set_seed(self.seed)
         return Learner(make_dls(df, images, 'used', LEARNERS['bs']), convnet(LEARNERS['width']), metrics=accuracy,
@@ -60,7 +67,7 @@ class Setting:
     def issues(self):
         "The issue table of the 5 folds, in the order of the items"
         oof, _ = self.oof()
-        return find_issues(oof.targets, oof.pred_probs, 'predicted_neq_given', vocab=oof.vocab).sort_index()
+        return find_issues(oof.targets, oof.pred_probs, vocab=oof.vocab).sort_index()
 
 
 def recipes():
@@ -82,7 +89,7 @@ def recipes():
         'symmetric cross-entropy': lambda s: s.learner(loss_func=SymmetricCrossEntropy()),
         'forward correction': forward,
         'ELR': lambda s: s.learner(cbs=EarlyLearningRegularizationCallback()),
-        'co-teaching': lambda s: s.learner(cbs=CoTeachingCallback(convnet(LEARNERS['width']), s.wrong.mean())),
+        'co-teaching': lambda s: s.learner(cbs=CoTeachingCallback(convnet(LEARNERS['width']), s.wrong.mean(), .5)),
         'soft, all + ELR': lambda s: s.learner(cbs=[soft(s, which='all'), EarlyLearningRegularizationCallback()]),
         'true labels': lambda s: s.learner(s.train.true)}
 
@@ -92,17 +99,17 @@ def trained(setting, make, epochs):
     learn = make(setting)
     with learn.no_bar(), learn.no_logging():
         start = time.perf_counter()
-        learn.fit_one_cycle(epochs, LEARNERS['lr'])
-        return dict(accuracy=float(learn.recorder.values[-1][-1]), seconds=time.perf_counter() - start)
+        learn.fit_one_cycle(epochs, LEARNERS['lr'], cbs=ValidateLast())
+        return [dict(accuracy=float(learn.recorder.values[-1][-1]), seconds=time.perf_counter() - start)]
 
 
 def rankings(s):
     "Rows of name, AUPRC of the wrong labels, and seconds relative to a plain fit"
     plain, start = s.learner(), time.perf_counter()
-    with plain.no_bar(), plain.no_logging(): plain.fit_one_cycle(s.epochs, LEARNERS['lr'])
+    with plain.no_bar(), plain.no_logging(): plain.fit_one_cycle(s.epochs, LEARNERS['lr'], cbs=ValidateLast())
     once = time.perf_counter() - start
     learn, start = s.learner(cbs=TrainingDynamicsCallback()), time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s.epochs, LEARNERS['lr'])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s.epochs, LEARNERS['lr'], cbs=ValidateLast())
     spent = time.perf_counter() - start
     with plain.no_bar():
         got, targs = plain.get_preds(dl=plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True))
@@ -110,7 +117,7 @@ def rankings(s):
     for n_folds in (5, 2):
         oof, seconds = s.oof(n_folds)
         quality[f'out-of-fold, {n_folds} folds'] = label_quality(oof.targets, oof.pred_probs), once + seconds
-    for name in ('aum', 'mean_prob', 'forgetting', 'variability'):
+    for name in ('aum', 'mean_prob', 'forgetting', 'data_map'):
         quality[f'dynamics, {name}'] = learn.dynamics.score(name), spent
     for n_folds in (5, 2):
         folds, seconds = quality[f'out-of-fold, {n_folds} folds']
@@ -134,6 +141,15 @@ def found_with(s):
     return rows
 
 
+def jobs(s, only):
+    "Part, name, and function that gives rows, of everything that is measured in a Setting"
+    yield 'ranking', 'in-sample self-confidence', lambda: rankings(s)
+    yield 'found with', 'cross-entropy, prune_by_noise_rate', lambda: found_with(s)
+    for part, epochs in (('short', s.epochs), ('long', 3*s.epochs)):
+        for name, make in recipes().items():
+            if only is None or name in only: yield part, name, partial(trained, s, make, epochs)
+
+
 def mean_and_interval(values):
     "The mean over the seeds and half of its 95 % interval (Student's t)"
     values = np.asarray(values)
@@ -145,7 +161,7 @@ def summary(rows):
     "Tables of the mean over the seeds with its interval, name -> DataFrame, and the share of the gap that is closed"
     df, tables = pd.DataFrame(rows), {}
     for part, some in df.groupby('part', sort=False):
-        figures = [o for o in ('accuracy', 'auprc', 'cost', 'precision', 'recall', 'f1', 'seconds') if some[o].notna().any()]
+        figures = [o for o in FIGURES if o in some and some[o].notna().any()]
         tables[part] = some.pivot_table(index='name', columns='column', values=figures, sort=False,
                                         aggfunc=mean_and_interval)
     means = df[df.accuracy.notna()].groupby(['part', 'column', 'name'], sort=False).accuracy.mean()
@@ -175,14 +191,13 @@ def main(
     done = {(o['part'], o['column'], o['seed'], o['name']) for o in rows}
     for seed in range(seeds):
         for column in columns.split(','):
-            setting = Setting(df, images, column, seed, epochs)
-            for part, names, run in jobs(setting, epochs):
-                for name in names if only is None or part not in ('short', 'long') else [o for o in names if o in only.split(';')]:
-                    if (part, column, seed, name) in done: continue
-                    for row in run(name):
-                        rows.append(dict(part=part, column=column, seed=seed, items=n, epochs=epochs, **row))
-                        pd.DataFrame(rows).to_csv(out, index=False)
-                        print(rows[-1], flush=True)
+            for part, name, run in jobs(Setting(df, images, column, seed, epochs), only.split(';') if only else None):
+                if (part, column, seed, name) in done: continue
+                what = dict(part=part, column=column, seed=seed, items=n, epochs=epochs, name=name)
+                for row in run():
+                    rows.append(what | row)
+                    print(rows[-1], flush=True)
+                pd.DataFrame(rows).to_csv(out, index=False)
     tables = summary(rows)
     for name, table in tables.items(): print(f'\n{name}\n{table.to_string()}')
     return tables

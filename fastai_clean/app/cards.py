@@ -1,63 +1,53 @@
 "One card: an item, its labels, and a button for every decision"
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image, ImageOps
 
-from .text import MAX_NAME, plain, unmarked
+from .text import MAX_NAME, MAX_REASON, plain, unmarked
 
-__all__ = ['act', 'card', 'label_buttons', 'picture']
+__all__ = ['card', 'label_buttons', 'picture']
 
 DONE = {'keep': 'Kept as given', 'delete': 'Deleted', 'unsure': 'Unsure', 'relabel': 'Relabelled'}
 KEYS = {'keep': 'K', 'delete': 'D', 'unsure': 'N'}
-MAX_LABELS, MAX_REASON, MAX_NOTE, PIXELS, LEAST = 9, 300, 200, 320, 160
+MAX_LABELS, MAX_NOTE, PIXELS, LEAST = 9, 200, 320, 160
 
 
 def card(
     session,  # The ReviewSession
+    clicks,  # The Clicks of this tab
     options,  # Of the command line
     row,  # Row of `session.issues`
     keys=False,  # Whether its buttons have keys
 ):
     "Draw the card of one item; a fragment, so that one card's buttons do not wait for another's"
+    clicks.do_all()
     i, state = row['id'], session.state.get(row['id'])
     st.session_state.seen[i] = state
-    action = state and state['action']
-
-    def decide(do, *args): act(session, do, i, *args, key=i)
+    action, later = state and state['action'], partial(clicks.later, clicks.decide, i)
     with st.container(border=True, gap='xsmall'):
         st.checkbox(unmarked(row['item']), key=f'select-{i}')
         _item(options, row)
         quality = f" · label quality {row.label_quality:.3f}" if row.label_quality == row.label_quality else ''
         st.text(f"Given: {_name(row['given'])}")
         st.text(f"Predicted: {_name(row['predicted'])}\nConfidence {row['confidence']:.3f}{quality}")
-        label_buttons(session, decide, i, state, row, keys)
+        label_buttons(session, later, i, state, row, keys)
         with st.container(horizontal=True):
+            if row['predicted'] != row['given']:
+                st.button('Accept prediction', key=f'accept-{i}', on_click=later, args=('relabel', row['predicted']),
+                          shortcut='A' if keys else None)
             for do in ('keep', 'delete', 'unsure'):
-                st.button(do.capitalize(), key=f'{do}-{i}', on_click=decide, args=(do,),
+                st.button(do.capitalize(), key=f'{do}-{i}', on_click=later, args=(do,),
                           type='primary' if action == do else 'secondary', shortcut=KEYS[do] if keys else None)
-            _note(session, i, state)
-        _status(i, state)
-
-
-def act(
-    session,  # The ReviewSession
-    do,  # Its method
-    *args,  # Passed to it
-    key,  # Under what its failure is shown: an id, or 'page'
-):
-    "Do it and return what it gives; why it was not saved stands in the session state's `failed`, None is returned then"
-    if 'failed' not in st.session_state: st.session_state.failed = {}
-    st.session_state.failed.pop(key, None)
-    try: return getattr(session, do)(*args)
-    except (OSError, ValueError) as e: st.session_state.failed[key] = plain(e, MAX_REASON)
+            _note(clicks, i, state)
+        _status(clicks, i, state)
 
 
 def label_buttons(
     session,  # The ReviewSession
-    decide,  # Called with 'relabel' and the label
+    later,  # Callback, given 'relabel' and the label
     key,  # Of the widgets
     state=None,  # The item's decision, see `session.state`
     row=None,  # The item's row; None: several items
@@ -73,7 +63,7 @@ def label_buttons(
     def buttons(some, part):
         with st.container(horizontal=True):
             for j, o in some.items():
-                st.button(unmarked(o), key=f'{part}-{j}-{key}', on_click=decide, args=('relabel', o),
+                st.button(unmarked(o), key=f'{part}-{j}-{key}', on_click=later, args=('relabel', o),
                           type='primary' if o == decided else 'secondary',
                           shortcut=str(j + 1) if keys and j < MAX_LABELS else None)
     buttons(few, 'label')
@@ -128,15 +118,15 @@ def _item(options, row):
 def _name(o): return ' '.join(plain(o, MAX_NAME).split()) or '(blank)'
 
 
-def _note(session, i, state):
-    def save(): act(session, 'note', i, st.session_state[f'note-{i}'], key=i)
+def _note(clicks, i, state):
+    def save(): clicks.decide(i, 'note', st.session_state[f'note-{i}'])
     with st.popover('Note'), st.form(f'form-{i}', border=False):
         st.text_input('Note', value=state and state['note'] or '', key=f'note-{i}', max_chars=MAX_NOTE)
-        st.form_submit_button('Save note', on_click=save)
+        st.form_submit_button('Save note', on_click=clicks.later, args=(save,))
 
 
-def _status(i, state):
-    if reason := st.session_state.get('failed', {}).get(i):
+def _status(clicks, i, state):
+    if reason := clicks.failed.get(i):
         st.error('NOT SAVED')
         st.text(reason)
     if not state: return st.text('Undecided')

@@ -1,7 +1,5 @@
 "`fastai_clean_review`: its command line, and Streamlit started so that nobody but this machine reaches it"
 import argparse
-import signal
-import subprocess
 import sys
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,23 +20,20 @@ FLAGS = ('--server.headless=true', '--server.address=127.0.0.1', '--server.allow
 def main(
     args=None,  # Arguments of the command line; None: those of the process
 ) -> int:  # Exit status of Streamlit
-    """Serve the review of a CSV on 127.0.0.1 until interrupted. SystemExit, with a sentence, where Streamlit is not
-    installed and where the CSV, its journal or the folder of images cannot be opened."""
+    """Serve the review of a CSV on 127.0.0.1, in this process and its main thread, until interrupted or terminated.
+    SystemExit, with a sentence, where Streamlit is not installed and where the CSV, its journal or the folder of images
+    cannot be opened."""
     args = [*map(str, sys.argv[1:] if args is None else args)]
     options = _parser().parse_args(args)
     if find_spec('streamlit') is None:
         raise SystemExit("the browser app needs Streamlit: pip install 'fastai_clean[app]'")
     try: opened(tuple(args))
     except (ValueError, TypeError, OSError) as e: raise SystemExit(f'fastai_clean_review: {e}') from e
-    opened.cache_clear()
+    from streamlit.web.cli import main as streamlit
     port = [] if options.port is None else [f'--server.port={options.port}']
-    process = subprocess.Popen([sys.executable, '-m', 'streamlit', 'run', str(SCRIPT), *FLAGS, *port, '--', *args])
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try: return process.wait()
-    except KeyboardInterrupt: return process.wait()
-    finally:
-        process.terminate()
-        signal.signal(signal.SIGTERM, before)
+    try: streamlit(['run', str(SCRIPT), *FLAGS, *port, '--', *args], 'streamlit')
+    except SystemExit as e: return e.code
+    return 0
 
 
 @lru_cache(maxsize=1)

@@ -3,10 +3,10 @@ import re
 import string
 import unicodedata
 
-__all__ = ['plain', 'unmarked', 'MAX_NAME']
+__all__ = ['plain', 'unmarked', 'MAX_NAME', 'MAX_REASON']
 
 BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
-MAX_TEXT, MAX_NAME = 2000, 60
+MAX_TEXT, MAX_NAME, MAX_REASON = 2000, 60, 300
 
 
 def plain(

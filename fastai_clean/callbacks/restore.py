@@ -36,14 +36,23 @@ class _Guard:
         for name in ('_call_one', '_with_events'): vars(self.learn).pop(name, None)
         _guards.pop(self.learn, None)
 
-    def _call_one(self, name): self._run(Learner._call_one, name)
+    def _call_one(self, name):
+        "What is left as a fit begins is of one that failed as it began"
+        if name == 'before_fit': self._restore_outside()
+        self._run(Learner._call_one, name)
+
     def _with_events(self, *args, **kwargs): self._run(Learner._with_events, *args, **kwargs)
 
     def _run(self, f, *args, **kwargs):
         try: f(self.learn, *args, **kwargs)
         except CANCELS: raise
         except BaseException:
-            for restore in self.restores[::-1]:
-                self.forget(restore)
-                restore()
+            self._restore_outside()
             raise
+
+    def _restore_outside(self):
+        "Prediction and validation, which hold the Learner's lock, may be within the fit, and fail there alone"
+        if self.learn.lock.locked(): return
+        for restore in self.restores[::-1]:
+            self.forget(restore)
+            restore()

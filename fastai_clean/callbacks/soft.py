@@ -68,7 +68,7 @@ class SoftPseudoLabelCallback(TargetsCallback):
                 f'{probs[among].max():.3f}, below the threshold of {self.threshold}')
 
     def targets_of(self, idxs, yb):
-        if self.epoch < self.warmup or not self._mask[idxs.numpy()].any(): return yb
+        if self.epoch < self.warmup or not self.n_soft: return yb
         return (self._targets[idxs],)
 
 
@@ -104,7 +104,7 @@ class ItemWeightsCallback(TargetsCallback):
 
     def targets_of(self, idxs, yb):
         y, c = yb[0], self._labels.c or int(self._labels.targets.max()) + 1
-        soft = y if y.is_floating_point() else F.one_hot(y.long(), c)
+        soft = y if y.is_floating_point() else F.one_hot(y.long().reshape(-1), c)
         return (soft*self._weights[idxs].to(y.device)[:, None],)
 
 

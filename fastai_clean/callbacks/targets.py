@@ -2,7 +2,8 @@
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
-from fastcore.imports import noop
+from fastai.imports import noop
+from fastai.torch_core import no_random
 
 from ..dynamics.items import BatchItems
 from ..folds import item_ids, labels_of
@@ -17,8 +18,8 @@ class TargetsCallback(Callback):
 
     From the first training batch of a fit to its end the Learner's loss takes soft targets and weights too (`SoftLoss`,
     the same for class indices), and every training batch gets what `targets_of` makes of its items, before MixUp and
-    CutMix. After the loss the batch has its labels back, so metrics, validation and predictions are as ever. Loss and
-    DataLoader are put back when the fit ends, also by an error."""
+    CutMix; so does `lr_find`. After the loss the batch has its labels back, so metrics, validation and predictions are
+    as ever. Loss and DataLoader are put back when the fit ends, also by an error."""
     order, in_folds, run_valid = MixHandler.order - 2, False, False
     _stateattrs = '_items', '_labels', '_forget', '_base', '_hard', '_said'
 
@@ -35,7 +36,8 @@ class TargetsCallback(Callback):
         raise NotImplementedError
 
     def before_fit(self):
-        "Leave nothing of a fit before, nor of this one"
+        "Leave nothing of a fit before, nor of this one; prediction and validation within a fit hold the lock"
+        if self.learn.lock.locked(): return
         self._restore()
         self._forget = restored_on_error(self.learn, self._restore)
 
@@ -43,7 +45,7 @@ class TargetsCallback(Callback):
         "At the first epoch, take the training items' labels, and the loss"
         if self._items is not None: return
         learn, dl = self.learn, self.dls.train
-        labels = labels_of(dl)
+        with no_random(): labels = labels_of(dl)
         if labels.task != 'classification':
             raise TypeError(f"the training set's labels are of {labels.task}: {type(self).__name__} needs one class an "
                             "item")
@@ -71,9 +73,18 @@ class TargetsCallback(Callback):
         "Give the batch its labels back"
         if self._hard is not None: self.learn.yb, self._hard = self._hard, None
 
+    def after_cancel_batch(self):
+        "Give a batch that was cancelled before its loss its labels back"
+        self.after_loss()
+
     def after_fit(self):
         "Put loss and DataLoader back"
-        self._restore()
+        if not self.learn.lock.locked(): self._restore()
+
+    def __setattr__(self, name, value):
+        "Where the callback is taken off the Learner, also by an error, leave nothing there"
+        if name == 'learn' and value is None and self.learn is not None: self._restore()
+        super().__setattr__(name, value)
 
     def _restore(self):
         forget, self._forget, self._hard = self._forget, noop, None

@@ -4,6 +4,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from fastai.data.load import DataLoader
+from fastai.text.data import LMDataLoader
 from fastai.torch_basics import Pipeline
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
@@ -14,22 +15,24 @@ KEY = 'fastai_clean_positions'
 
 
 class BatchItems:
-    """Between `start` and `stop`, `idxs` (bs,), a LongTensor on the CPU, holds the positions in `dl.dataset` of the items
-    of the batch that `dl` gave last.
+    """Between `start` and `stop`, `idxs` (bs,), a LongTensor on the CPU, holds the positions in `dl.dataset` of the
+    items of the batch that `dl` gave last.
 
     The position goes with each item through workers, skipped items, sorting and weights, and is taken off before the
-    batch is seen; batches and random numbers stay what they are. Several may follow one DataLoader at a time. Raises
-    TypeError for a DataLoader whose items have no position: of an iterable data set, distributed, or with persistent
-    workers."""
+    batch is seen; batches and random numbers stay what they are. Several may follow one DataLoader at a time. Read
+    `idxs` in `before_batch`: another pass over `dl` changes it. Where the data set's items are whole batches
+    (`bs=None`), it is the one position of each. Raises TypeError for a DataLoader whose items have no position: of an
+    iterable data set, a language model's, distributed, or with persistent workers."""
 
     def __init__(self,
         dl,  # fastai or torch DataLoader over a data set that can be indexed
     ):
-        ours = isinstance(dl, DataLoader) and dl.indexed and type(dl).create_batches is DataLoader.create_batches
+        ours = isinstance(dl, DataLoader) and dl.indexed and not isinstance(dl, LMDataLoader) and \
+            getattr(dl.create_batches, '__func__', None) is DataLoader.create_batches
         if not ours and (not isinstance(dl, TorchLoader) or isinstance(dl.dataset, IterableDataset)):
-            raise TypeError(f"the DataLoader is a {type(dl).__name__} over a {type(getattr(dl, 'dataset', None)).__name__}"
-                            ", whose items have no position: use fastai's or torch's DataLoader over a data set with "
-                            "__getitem__")
+            found = f"{type(dl).__name__} over a {type(getattr(dl, 'dataset', None)).__name__}"
+            raise TypeError(f"the DataLoader is a {found}, whose items have no position: use fastai's or torch's "
+                            "DataLoader over a data set with __getitem__")
         if getattr(dl, 'persistent_workers', False):
             raise TypeError("the DataLoader has persistent workers, which keep the data set as it was: pass "
                             "persistent_workers=False")
@@ -44,7 +47,7 @@ class BatchItems:
         return self
 
     def stop(self):
-        "Leave the DataLoader as it was, once the last that follows it stops"
+        "Leave the DataLoader as it was, once the last that follows it stops; not within a pass over it"
         if self.on is None: return
         self.on.users -= 1
         if not self.on.users:
@@ -53,7 +56,9 @@ class BatchItems:
         self.on = None
 
     @property
-    def idxs(self): return self.on.idxs
+    def idxs(self):
+        "Positions (bs,) of the items of the batch that was given last; empty before the first"
+        return self.on.idxs
 
 
 _followed = WeakKeyDictionary()
@@ -94,14 +99,22 @@ class _Fastai(_Followed):
         batch = self.batch_of(items)
         return batch if None in idxs else {KEY: np.array(idxs, dtype=np.int64), 'batch': batch}
 
+    def bare(self, batch):
+        "As above; pinned memory makes a list of a tuple"
+        batch = super().bare(batch)
+        return tuple(batch) if self.dl.pin_memory and type(batch) is list else batch
+
 
 class _Bare(Pipeline):
-    "A DataLoader's batch transforms, for batches that carry positions; where they are copied, the transforms alone"
-    def __init__(self, after, followed): self.fs, self.after, self.followed = getattr(after, 'fs', []), after, followed
+    """A DataLoader's batch transforms, for batches that carry positions; what is set on it is set on them. A copy for
+    another DataLoader is the transforms alone, or lets its batches through."""
+    def __init__(self, after, followed): vars(self).update(after=after, followed=followed)
     def __call__(self, o): return self.after(self.followed.bare(o))
+    def __setattr__(self, name, value): setattr(self.after, name, value)
 
     def __getattr__(self, name):
-        if name.startswith('__') or name == 'after': raise AttributeError(name)
+        if name.startswith('__') or name in ('after', 'followed'): raise AttributeError(name)
+        if name == 'fs' and not isinstance(self.after, Pipeline): return []
         return getattr(self.after, name)
 
 
@@ -122,7 +135,11 @@ class _Torch(_Followed):
 
 class _Numbered:
     "A data set whose items come with their positions"
-    def __init__(self, ds): self.ds = ds
+    def __init__(self, ds):
+        self.ds = ds
+        if getattr(ds, '__getitems__', None): self.__getitems__ = self.items
+
+    def items(self, idxs): return list(zip(idxs, self.ds.__getitems__(idxs), strict=True))
     def __len__(self): return len(self.ds)
     def __getitem__(self, i): return i, self.ds[i]
 

@@ -1,14 +1,13 @@
 "The browser app in a real browser: Debian's chromium and PyPI's playwright"
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from urllib.request import urlopen
 
+import chromium
 import pandas as pd
 import pytest
 from fastai.data.block import DataBlock
@@ -21,11 +20,7 @@ from PIL import Image
 from fastai_clean.app import read_issues
 from fastai_clean.review import ReviewSession
 
-CHROMIUM = shutil.which('chromium')
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='chromium is not here')
-sync_api = pytest.importorskip('playwright.sync_api')
-FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+pytestmark, browser = chromium.needed, chromium.browser
 NAMES = 'INFORMATIVE', 'UNINFORMATIVE'
 START = 'import sys; from fastai_clean.app import main; sys.exit(main())'
 HOSTILE = ['![x](http://127.0.0.1:9/x.png)', '<img src=http://127.0.0.1:9/y.png onerror=alert(1)>',
@@ -41,30 +36,19 @@ def write_tweets(path, n=40):
     return [str(o[1]) for o in rows]
 
 
-@pytest.fixture(scope='module')
-def browser():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 class App:
     "A running app, a tab that shows it, and what the tab said and asked of others"
-    def __init__(self, browser, folder, args):
-        self.journal, self.said = folder/'decisions.jsonl', []
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            port = s.getsockname()[1]
+    def __init__(self, browser, folder, args, journal=None, user='ann'):
+        self.journal, self.said = journal or folder/'decisions.jsonl', []
+        port = chromium.free_port()
         self.url, self.log = f'http://127.0.0.1:{port}', open(folder/'log.txt', 'w')
         self.process = subprocess.Popen([sys.executable, '-c', START, *map(str, args), '--journal', str(self.journal),
-                                         '--port', str(port), '--user', 'ann'], stdout=self.log, start_new_session=True,
+                                         '--port', str(port), '--user', user], stdout=self.log, start_new_session=True,
                                         stderr=subprocess.STDOUT, env={**os.environ, 'HOME': str(folder)}, cwd=folder)
         self.tab = browser.new_page(viewport=dict(width=1280, height=1400))
         self.tab.set_default_timeout(20_000)
         self.tab.on('dialog', lambda o: (self.said.append(f'dialog {o.message}'), o.dismiss()))
-        self.tab.on('request', lambda o: None if o.url.split(':', 1)[0] in ('data', 'blob') or o.url.split('://')[1]
-                    .startswith(self.url.split('://')[1]) else self.said.append(f'request {o.url}'))
+        for o in ('request', 'websocket'): self.tab.on(o, self.asked)
 
     def open(self, path=''):
         end = time.monotonic() + 60
@@ -74,6 +58,11 @@ class App:
             except OSError: time.sleep(.1)
         self.tab.goto(self.url + path)
         return self.tab
+
+    def asked(self, request):
+        "Anything but this app and what is in the page itself"
+        own = request.url.startswith(('data:', 'blob:')) or request.url.split('://')[1].startswith(self.url[7:] + '/')
+        if not own: self.said.append(f'request {request.url}')
 
     def button(self, key): return self.tab.locator(f'.st-key-{key} button').first
     def records(self): return [json.loads(o) for o in self.journal.read_text().splitlines() if '"do"' in o]
@@ -92,8 +81,8 @@ def start(browser, tmp_path):
     "Starts the app on a CSV"
     apps = []
 
-    def start_it(*args):
-        apps.append(App(browser, tmp_path, args))
+    def start_it(*args, **kwargs):
+        apps.append(App(browser, tmp_path, args, **kwargs))
         return apps[-1]
     yield start_it
     for o in apps: o.close()
@@ -118,14 +107,14 @@ def test_fast_clicks_are_all_saved_shown_and_still_there_after_a_reload(start, t
         mine = ids[12*page:12*page + 12]
         app.button(f'keep-{mine[-1]}').wait_for()
         for i, o in enumerate(mine): app.button(f'{("keep", "delete", "unsure")[i % 3]}-{o}').click()
-        sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
+        chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
         if page < 2: tab.get_by_role('button', name='Next').click()
     assert sorted((o['ids'][0], o['do']) for o in app.records()) == [*zip(ids[:36], ['keep', 'delete', 'unsure']*12)]
     tab.get_by_text('36 of 40 issues reviewed').wait_for()
     tab.screenshot(path=tmp_path/'reviewed.png')
     tab.reload()
     tab.get_by_text('Page 3 of 4').wait_for()
-    sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
+    chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
     assert len(app.records()) == 36 and app.said == []
 
 
@@ -135,15 +124,15 @@ def test_batch_is_one_action_and_undo_takes_it_back(start, tmp_path):
     tab = app.open()
     for o in ids[:3]: tab.locator(f'.st-key-select-{o} label').click()
     app.button('label-0-batch').click()
-    sync_api.expect(tab.get_by_text('Relabelled: INFORMATIVE')).to_have_count(3)
-    sync_api.expect(tab.locator('[class*=st-key-select-] input:checked')).to_have_count(0)
+    chromium.expect(tab.get_by_text('Relabelled: INFORMATIVE')).to_have_count(3)
+    chromium.expect(tab.locator('[class*=st-key-select-] input:checked')).to_have_count(0)
     app.button(f'delete-{ids[5]}').click()
-    sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(4)
+    chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(4)
     for left in (3, 0):
         tab.get_by_role('button', name='Undo').click()
-        sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(left)
+        chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(left)
     tab.get_by_role('button', name='Redo').click()
-    sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(3)
+    chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(3)
     assert ReviewSession(*journal_of(tmp_path, app)).state.keys() == {*ids[:3]}
 
 
@@ -182,8 +171,8 @@ def test_decisions_of_another_writer_appear_and_clicks_meanwhile_are_kept(start,
         other.keep(ids[i])
         app.button(f'delete-{ids[6 + i]}').click()
         tab.wait_for_timeout(400)
-    sync_api.expect(tab.get_by_text('Saved · bob')).to_have_count(6)
-    sync_api.expect(tab.get_by_text('Saved · ann')).to_have_count(6)
+    chromium.expect(tab.get_by_text('Saved · bob')).to_have_count(6)
+    chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(6)
     other.refresh()
     assert {i: o['user'] for i, o in other.state.items()} == {**dict.fromkeys(ids[:6], 'bob'),
                                                               **dict.fromkeys(ids[6:12], 'ann')}
@@ -214,17 +203,17 @@ def test_hostile_texts_are_shown_as_they_are_and_call_nobody(start, tmp_path):
                  ).to_csv(tmp_path/'issues.csv', index=False)
     app = start(tmp_path/'issues.csv', '--images', tmp_path)
     tab = app.open()
-    sync_api.expect(tab.get_by_text('Undecided')).to_have_count(n)
-    sync_api.expect(tab.get_by_text('No image:')).to_have_count(n)
-    sync_api.expect(tab.get_by_text('Given: ')).to_have_count(n)
+    chromium.expect(tab.get_by_text('Undecided')).to_have_count(n)
+    chromium.expect(tab.get_by_text('No image:')).to_have_count(n)
+    chromium.expect(tab.get_by_text('Given: ')).to_have_count(n)
     texts = tab.locator('[data-testid=stText]').all_inner_texts()
     for o in HOSTILE: assert texts.count(o) == 1 and f'Given: {o}' in texts
     buttons = tab.locator('[class*=st-key-label-] button p')
-    sync_api.expect(buttons).to_have_count(n*n)
+    chromium.expect(buttons).to_have_count(n*n)
     labels = [o.replace('\u2060', '') for o in buttons.all_inner_texts()]
     assert {o: labels.count(o) for o in HOSTILE} == dict.fromkeys(HOSTILE, n)
     ticks = tab.locator('[class*=st-key-select-] label p')
-    sync_api.expect(ticks).to_have_count(n)
+    chromium.expect(ticks).to_have_count(n)
     names = [o.replace('\u2060', '') for o in ticks.all_inner_texts()]
     assert sorted(names) == sorted(HOSTILE)
     for name in ('set', 'given', 'predicted'):
@@ -248,7 +237,7 @@ def test_images_are_shown_and_a_missing_one_gives_its_reason(start, tmp_path):
     df.to_csv(tmp_path/'issues.csv', index=False)
     app = start(tmp_path/'issues.csv', '--images', tmp_path/'images')
     tab = app.open()
-    sync_api.expect(tab.locator('[data-testid=stMain] img')).to_have_count(6)
+    chromium.expect(tab.locator('[data-testid=stMain] img')).to_have_count(6)
     wait_until(lambda: tab.evaluate("[...document.querySelectorAll('[data-testid=stMain] img')].every(o => "
                                     "o.naturalWidth >= 300)"))
     tab.get_by_text('No image: there is no such file').wait_for()

@@ -2,28 +2,23 @@
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+import chromium
 import pandas as pd
 import pytest
 
 from fastai_clean.review import ReviewSession
 
-CHROMIUM = shutil.which('chromium')
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='chromium is not here')
-sync_api = pytest.importorskip('playwright.sync_api')
+pytestmark, browser = chromium.needed, chromium.browser
 pytest.importorskip('jupyterlab')
 pytest.importorskip('notebook')
 pytest.importorskip('anywidget')
-FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']
 PATHS = {'lab': 'lab/workspaces/{0}/tree', 'notebook': 'notebooks'}
 BAD = '<img src=http://example.com/x.png onerror=alert(1)>'
 VOCAB = ['ant', BAD, '</script><script>alert(1)</script>', r'$\href{javascript:alert(1)}{\frac{1}{0}}$']
@@ -60,9 +55,7 @@ def server(tmp_path_factory):
     for o in (root, config/'labconfig', home/'tmp'): o.mkdir(parents=True)
     (config/'labconfig/page_config.json').write_text(json.dumps(
         {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}))
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
+    port = chromium.free_port()
     env = {**os.environ, 'HOME': str(home), 'TMPDIR': str(home/'tmp'), 'JUPYTER_CONFIG_DIR': str(config),
            'JUPYTER_DATA_DIR': str(home/'data'), 'JUPYTER_RUNTIME_DIR': str(home/'runtime'), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--expose-app-in-browser',
@@ -81,18 +74,10 @@ def server(tmp_path_factory):
     process.wait(20)
 
 
-@pytest.fixture(scope='module')
-def browser():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 class Book:
-    "A notebook open in the browser, its folder, and all that it said, asked and requested"
+    "A notebook (`more`: code of further cells) open in the browser, its folder, and all it said, asked and requested"
 
-    def __init__(self, browser, server, app, backend):
+    def __init__(self, browser, server, app, backend, *more):
         url, root = server
         self.app, self.backend, name = app, backend, f'{app}-{backend}-{time.time_ns()}'
         self.folder, self.server = root/name, url
@@ -100,14 +85,14 @@ class Book:
         table().to_csv(self.folder/'issues.csv', index=False)
         last = f'Cleaner(session, show, backend={backend!r}, page_size={PAGE})'
         cells = [dict(cell_type='code', metadata={}, source=o, outputs=[], execution_count=None, id=f'c{i}')
-                 for i, o in enumerate([CODE.format(bad=BAD, vocab=VOCAB), last])]
+                 for i, o in enumerate([CODE.format(bad=BAD, vocab=VOCAB), last, *more])]
         kernel = dict(name='python3', display_name='Python 3', language='python')
         (self.folder/'review.ipynb').write_text(json.dumps(
             dict(cells=cells, nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel))))
         self.tab, self.said = browser.new_page(viewport=dict(width=1400, height=1400)), []
         self.tab.set_default_timeout(DEADLINE)
         self.tab.on('dialog', self.dialog)
-        self.tab.on('request', lambda o: self.said.append(f'request {o.url}'))
+        for o in ('request', 'websocket'): self.tab.on(o, lambda o: self.said.append(f'request {o.url}'))
         self.tab.goto(f'{url}/{PATHS[app].format(name)}/{name}/review.ipynb?token=T')
 
     def dialog(self, dialog):
@@ -122,8 +107,8 @@ class Book:
         self.tab.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
         self.cards()
 
-    def cards(self):
-        if self.backend == 'anywidget':
+    def cards(self, backend=None):
+        if (backend or self.backend) == 'anywidget':
             self.tab.wait_for_selector('.fastai-clean .card .shown.image img')
             return self.tab.locator('.fastai-clean .card')
         self.tab.wait_for_selector('.widget-image')
@@ -138,7 +123,11 @@ class Book:
             self.tab.wait_for_timeout(100)
         return {int(o.item.split()[0]): (o.action, o.label) for o in state.itertuples()}
 
-    def outside(self): return [o for o in self.said if not re.match(r'request (http://127\.0\.0\.1:|blob:|data:)', o)]
+    def kill(self): os.kill(int((self.folder/'pid').read_text()), signal.SIGKILL)
+
+    def outside(self):
+        own = re.compile(r'request ((http|ws)://127\.0\.0\.1:|blob:|data:)')
+        return [o for o in self.said if not own.match(o)]
 
     def close(self):
         self.tab.close(run_before_unload=False)
@@ -223,7 +212,7 @@ def test_killed_kernel_loses_nothing_acknowledged_and_says_not_saved(book):
     tab.keyboard.press('k')
     tab.wait_for_selector('.card.is-keep')
     for _ in range(PAGE - 3): tab.keyboard.press('k')
-    os.kill(int((book.folder/'pid').read_text()), signal.SIGKILL)
+    book.kill()
     tab.evaluate("[...document.querySelectorAll('.fastai-clean .card .own')].at(-1).children[2].click()")
     tab.wait_for_selector('.fastai-clean .alarm:has-text("NOT SAVED")')
     assert "NOT SAVED" in tab.evaluate(
@@ -240,6 +229,28 @@ def test_killed_kernel_loses_nothing_acknowledged_and_says_not_saved(book):
     book.run()
     tab.wait_for_function(f"document.querySelectorAll('.card.is-keep').length == {len(state)}")
     assert book.outside() == []
+
+
+@any_widget
+def test_alarm_of_a_dead_kernel_stays_in_view_at_the_end_of_a_long_page(book):
+    book.run()
+    cards, tab = book.cards(), book.tab
+    cards.nth(0).locator('.facts').click()
+    tab.set_viewport_size(dict(width=700, height=600))
+    book.kill()
+    tab.keyboard.press('k')
+    tab.wait_for_selector('.fastai-clean .alarm:has-text("NOT SAVED")')
+    tab.locator('.jp-Dialog .jp-mod-accept').click(timeout=20_000)
+    seen = """() => {
+        const box = document.querySelector('.fastai-clean .alarm').getBoundingClientRect(), x = (box.left + box.right)/2
+        return [box.top + 2, box.bottom - 2].every(y => document.elementFromPoint(x, y)?.matches('.alarm')) }"""
+    for scrolling in ('disable', 'enable'):
+        tab.evaluate(f"jupyterapp.commands.execute('notebook:{scrolling}-output-scrolling')")
+        cards.last.evaluate("o => o.scrollIntoView({ block: 'end' })")
+        chromium.expect(cards.last).to_be_in_viewport()
+        chromium.expect(cards.first).not_to_be_in_viewport()
+        tab.wait_for_function(seen)
+        picture(book, f'alarm-{scrolling}')
 
 
 @any_widget
@@ -290,7 +301,7 @@ def test_fallback_decides_batches_undoes_and_pages(book):
     tab.wait_for_timeout(500)
     tab.reload()
     tab.wait_for_function(f"[...document.querySelectorAll('textarea')].some(o => o.value.includes({f'{PAGE} <img'!r}))")
-    os.kill(int((book.folder/'pid').read_text()), signal.SIGKILL)
+    book.kill()
     tab.evaluate("[...document.querySelectorAll('button')].filter(o => o.textContent == 'Delete')[1].click()")
     tab.wait_for_timeout(1500)
     assert not tab.evaluate("[...document.querySelectorAll('textarea')].some(o => o.value.startsWith('deleted'))")

@@ -1,6 +1,5 @@
 "A report of hostile data in a real browser, where Debian's chromium and PyPI's playwright are here"
-import shutil
-
+import chromium
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,11 +8,7 @@ import pytest
 from fastai_clean.interpret.html import page
 from fastai_clean.plots import Unreadable, plot_items
 
-CHROMIUM = shutil.which('chromium')
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='chromium is not here')
-sync_api = pytest.importorskip('playwright.sync_api')
-FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+pytestmark, browser = chromium.needed, chromium.browser
 HOSTILE = ['<img src=x onerror=alert(1)>', '<script>alert(1)</script>', '</style></title><svg onload=alert(1)>',
            '"\' onmouseover=alert(1) x="', '<img src=http://example.com/x.png>', '<a href="javascript:alert(1)">x</a>',
            '<link rel=stylesheet href=//example.com/x.css>', '\u202eright to left\u2066', 'x'*10_000, '😀'*300, '',
@@ -42,14 +37,6 @@ def report(tmp_path_factory):
     path = tmp_path_factory.mktemp('report')/'report.html'
     path.write_text(text, encoding='utf-8')
     return path, len(images) + 4
-
-
-@pytest.fixture(scope='module')
-def browser():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

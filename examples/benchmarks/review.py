@@ -1,0 +1,95 @@
+"""What a review is worth: the 500 worst items of CIFAR-10N get their true labels, and a fresh Learner is trained.
+
+    python examples/benchmarks/review.py --data DIR
+
+DIR as for cifar10n.py, which must lie beside this file. Of each seed: a Learner is trained with the callback, its
+training items are ranked, and a ReviewSession takes the true labels of the worst `reviewed` items, and another those of
+as many random ones; items whose given label is right are kept. `apply_dls` makes the DataLoaders of fresh Learners of
+the same weights and batches. It prints the wrong labels that each review corrected and the accuracy on the validation
+set, whose labels are true: mean and range over the seeds, also of the labels as given and of all labels true."""
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from cifar10n import convnet, load_images, make_dls, timed_fit
+from fastai.vision.all import Learner, accuracy, set_seed
+from fastcore.script import call_parse
+
+from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
+
+
+def review(interp, true, rows, path):
+    "A session that gives the items `rows` of the issue table their true labels, and the number of wrong ones of them"
+    session = interp.review(path, user='truth')
+    items = session.issues.loc[rows]
+    labels = true[items['item'].astype(int)]
+    right = items['given'].to_numpy() == labels
+    if right.any(): session.keep(items.id[right])
+    if not right.all(): session.relabel(items.id[~right], labels[~right])
+    return session, int((~right).sum())
+
+
+def new_learner(make, seed):
+    "A Learner on the DataLoaders that `make` makes; weights and order of the items follow from the seed alone"
+    set_seed(seed)
+    dls = make()
+    set_seed(seed)
+    return Learner(dls, convnet(), metrics=accuracy)
+
+
+def last_accuracy(learn): return learn.recorder.values[-1][-1]
+
+
+def measure(df, images, column, epochs, lr, bs, n_folds, reviewed, seed):
+    "The rows of one seed"
+    learn = new_learner(partial(make_dls, df, images, column, bs), seed)
+    timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed))
+    interp, true = CleanInterpretation.from_learner(learn), df.true.to_numpy()
+    worst = interp.issues.index
+    some = np.random.default_rng(seed).choice(worst, min(reviewed, len(worst)), replace=False)
+    chosen = {f'{reviewed} random': some, f'{reviewed} worst': worst[:reviewed], 'all true': worst}
+    rows = [dict(labels='as given', corrected=0, accuracy=last_accuracy(learn))]
+    with TemporaryDirectory() as folder:
+        for name, items in chosen.items():
+            session, corrected = review(interp, true, items, Path(folder)/f'{name}.jsonl')
+            fresh = new_learner(partial(session.apply_dls, learn), seed)
+            timed_fit(fresh, epochs, lr)
+            rows.append(dict(labels=name, corrected=corrected, accuracy=last_accuracy(fresh)))
+    return [dict(column=column, seed=seed, **o) for o in rows]
+
+
+def summary(table):
+    "Mean and range of the accuracy, and of its gain over the labels as given, a row a kind of labels"
+    before = table[table.labels == 'as given'].set_index(['column', 'seed']).accuracy
+    gain = table.accuracy - before.loc[list(zip(table.column, table.seed))].to_numpy()
+    groups = table.assign(gain=gain).groupby(['column', 'labels'], sort=False)
+    return groups.agg(corrected=('corrected', 'mean'), accuracy=('accuracy', 'mean'), low=('accuracy', 'min'),
+                      high=('accuracy', 'max'), gain=('gain', 'mean'), gain_low=('gain', 'min'),
+                      gain_high=('gain', 'max')).reset_index()
+
+
+@call_parse
+def main(
+    data: Path = Path('.'),  # Folder with labels.csv and images.tar or the images
+    columns: str = 'worse',  # Noisy label columns, separated by commas
+    n: int = 3000,  # Number of training images, the first
+    reviewed: int = 500,  # Items that get their true labels
+    epochs: int = 8,  # Epochs of every fit
+    lr: float = 3e-3,  # Maximum learning rate
+    bs: int = 64,  # Batch size
+    n_folds: int = 3,  # Folds
+    seeds: int = 3,  # Number of seeds
+):
+    "Print a row a seed and kind of labels, then the summary; returns the rows as a DataFrame"
+    df = pd.read_csv(data/'labels.csv')
+    df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test']], ignore_index=True)
+    images, rows = load_images(data, df.path), []
+    for column in columns.split(','):
+        for seed in range(seeds):
+            rows += measure(df, images, column, epochs, lr, bs, n_folds, reviewed, seed)
+            print(pd.DataFrame(rows[-4:]).to_string(index=False, float_format='{:.3f}'.format), flush=True)
+    table = pd.DataFrame(rows)
+    print(summary(table).to_string(index=False, float_format='{:.3f}'.format))
+    return table

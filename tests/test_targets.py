@@ -1,0 +1,118 @@
+"Callbacks that follow the items: passes within a fit, cancelled batches and random data sets"
+import numpy as np
+import pytest
+import torch
+from conftest import PIXELS, tiny_learn, tiny_model
+from fastai.callback.core import Callback, CancelBatchException
+from fastai.callback.mixup import MixUp
+from fastai.data.core import DataLoaders
+from test_soft import LABELS, digits, known
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import Dataset
+
+from fastai_clean.callbacks import (
+    CoTeachingCallback,
+    EarlyLearningRegularizationCallback,
+    SoftPseudoLabelCallback,
+    TrainingDynamicsCallback,
+)
+
+
+class Soft(Callback):
+    "Whether each training batch was soft"
+    order = 100
+    def __init__(self): self.seen = []
+    def after_pred(self):
+        if self.training: self.seen.append(self.learn.yb[0].is_floating_point())
+
+
+@pytest.mark.parametrize('mixers', [[], [MixUp]])
+@pytest.mark.parametrize('event', ['after_epoch', 'after_batch', 'after_validate'])
+@pytest.mark.parametrize('method', ['validate', 'get_preds'])
+def test_predictions_within_the_fit_leave_it_soft(method, event, mixers):
+    learn, seen, n = digits(), Soft(), []
+    loss, attrs = learn.loss_func, set(vars(learn.dls.train))
+
+    class Peek(Callback):
+        order = 90
+    def peek(self):
+        n.append(0)
+        if len(n) == 1: getattr(learn, method)()
+    setattr(Peek, event, peek)
+    learn.fit(2, cbs=[SoftPseudoLabelCallback(known(learn), which='all'), Peek(), seen, *(o() for o in mixers)])
+    assert len(seen.seen) >= 6 and all(seen.seen)
+    assert learn.loss_func is loss and set(vars(learn.dls.train)) <= attrs | {'it', '_DataLoader__idxs'}
+
+
+def test_a_prediction_that_fails_within_the_fit_leaves_it_soft():
+    learn, seen = digits(), Soft()
+
+    class Peek(Callback):
+        order = 90
+        def after_validate(self):
+            if hasattr(learn, 'gather_preds'): raise RuntimeError('broken')
+        def after_epoch(self):
+            if hasattr(learn, 'gather_preds'): return
+            with pytest.raises(RuntimeError, match='broken'): learn.get_preds()
+    learn.fit(2, cbs=[SoftPseudoLabelCallback(known(learn), which='all'), Peek(), seen])
+    assert len(seen.seen) == 10 and all(seen.seen)
+
+
+def test_train_metrics_of_a_cancelled_batch_get_its_labels():
+    learn = digits()
+    learn.recorder.train_metrics = True
+
+    class Skip(Callback):
+        order = 90
+        def after_pred(self):
+            if self.training and self.iter == 1: raise CancelBatchException
+    learn.fit(1, cbs=[SoftPseudoLabelCallback(known(learn), which='all'), Skip()])
+    assert 0 <= learn.recorder.values[-1][1] <= 1
+
+
+class Noisy(Dataset):
+    "Digits with noise of torch's random numbers"
+    def __len__(self): return 80
+    def __getitem__(self, i): return PIXELS[i] + torch.rand(1)*.1, int(LABELS[i])
+
+
+def test_random_numbers_are_those_of_a_fit_without():
+    def weights(*cbs):
+        torch.manual_seed(0)
+        learn = tiny_learn(DataLoaders(TorchLoader(Noisy(), 16, shuffle=True), TorchLoader(Noisy(), 16)))
+        learn.fit(1, cbs=cbs)
+        return torch.cat([p.flatten() for p in learn.model.parameters()])
+    sure = ([str(i) for i in range(80)], np.eye(10)[LABELS[:80]])
+    assert torch.equal(weights(), weights(SoftPseudoLabelCallback(sure)))
+
+
+@pytest.mark.parametrize('make', [TrainingDynamicsCallback, EarlyLearningRegularizationCallback,
+                                  lambda: CoTeachingCallback(tiny_model(7))])
+@pytest.mark.parametrize('event', ['after_epoch', 'after_batch', 'after_validate'])
+def test_predictions_within_the_fit_change_nothing_of_it(make, event):
+    class Predict(Callback):
+        order = 200
+        def predict(self): self.learn.validate()
+
+    def fitted(nested):
+        torch.manual_seed(0)
+        learn, cb = digits(), make()
+        learn.dls.train.rng.seed(0)
+        if nested: setattr(Predict, event, Predict.predict)
+        before = set(vars(learn.dls.train))
+        learn.fit(2, cbs=[cb, *([Predict()] if nested else [])])
+        assert set(vars(learn.dls.train)) - before <= {'it', '_DataLoader__idxs'}
+        return learn, cb
+    if event == 'after_batch':
+        class Predict(Callback):  # noqa: F811
+            order = 200
+            def predict(self):
+                if self.training and not self.learn.lock.locked(): self.peek()
+            def peek(self):
+                training = self.learn.training, self.learn.dl, self.learn.iter, self.learn.n_iter
+                self.learn.get_preds(dl=[self.dls.valid.one_batch()])
+                self.learn.training, self.learn.dl, self.learn.iter, self.learn.n_iter = training
+                self.learn.model.train()
+    (plain, a), (nested, b) = fitted(False), fitted(True)
+    for k, v in plain.model.state_dict().items(): assert torch.equal(v, nested.model.state_dict()[k]), k
+    if make is TrainingDynamicsCallback: np.testing.assert_array_equal(a.dynamics.margins, b.dynamics.margins)
