@@ -7,7 +7,7 @@ from .callbacks import (
     SoftPseudoLabelCallback,
     TrainingDynamicsCallback,
 )
-from .dynamics import Dynamics
+from .dynamics import DYNAMICS_SCORES, Dynamics
 from .folds import fold_numbers
 from .interpret import CleanInterpretation
 from .issues import (
@@ -42,7 +42,7 @@ from .soft import SoftLoss, soft_targets
 from .tracking import CleanWandbCallback, log_interpretation
 
 __all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
-           'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'ForwardCorrection',
+           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'ForwardCorrection',
            'GeneralizedCrossEntropy', 'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession',
            'SCORES', 'SEGMENTATION_SCORES', 'SoftLoss', 'SoftPseudoLabelCallback', 'SymmetricCrossEntropy',
            'TrainingDynamicsCallback', 'Unreadable', 'advise_filter', 'apply_temperature', 'audit', 'class_health',

@@ -534,6 +534,6 @@ def test_missing_values_of_a_table_stay_missing(tmp_path):
                        splits=(list(range(60)), list(range(60, 80))))
     learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
     back = pd.read_csv(CleanInterpretation.from_learner(learn).to_csv(tmp_path/'a.csv', only_issues=False))
-    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence']
+    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence', 'item']
     assert back.age.isna().sum() == 5 and back.city.isna().sum() == 5
     assert set(back.age.dropna().round(4)) == {1, 3, 4}

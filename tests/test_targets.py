@@ -86,33 +86,34 @@ def test_random_numbers_are_those_of_a_fit_without():
     assert torch.equal(weights(), weights(SoftPseudoLabelCallback(sure)))
 
 
+class Predict(Callback):
+    order = 200
+    def validate(self):
+        if not self.learn.lock.locked(): self.learn.validate()
+
+    def peek(self):
+        if not self.training or self.learn.lock.locked(): return
+        learn = self.learn
+        kept = learn.training, learn.dl, learn.iter, learn.n_iter
+        learn.get_preds(dl=[self.dls.valid.one_batch()])
+        learn.training, learn.dl, learn.iter, learn.n_iter = kept
+        learn.model.train()
+
+
 @pytest.mark.parametrize('make', [TrainingDynamicsCallback, EarlyLearningRegularizationCallback,
                                   lambda: CoTeachingCallback(tiny_model(7))])
-@pytest.mark.parametrize('event', ['after_epoch', 'after_batch', 'after_validate'])
-def test_predictions_within_the_fit_change_nothing_of_it(make, event):
-    class Predict(Callback):
-        order = 200
-        def predict(self): self.learn.validate()
-
-    def fitted(nested):
+@pytest.mark.parametrize('event, how', [('after_epoch', 'validate'), ('after_validate', 'validate'),
+                                        ('after_batch', 'peek')])
+def test_predictions_within_the_fit_change_nothing_of_it(make, event, how):
+    def fitted(*cbs):
         torch.manual_seed(0)
         learn, cb = digits(), make()
         learn.dls.train.rng.seed(0)
-        if nested: setattr(Predict, event, Predict.predict)
-        before = set(vars(learn.dls.train))
-        learn.fit(2, cbs=[cb, *([Predict()] if nested else [])])
-        assert set(vars(learn.dls.train)) - before <= {'it', '_DataLoader__idxs'}
+        learn.fit(2, cbs=[cb, *cbs])
+        assert 'do_item' not in vars(learn.dls.train)
         return learn, cb
-    if event == 'after_batch':
-        class Predict(Callback):  # noqa: F811
-            order = 200
-            def predict(self):
-                if self.training and not self.learn.lock.locked(): self.peek()
-            def peek(self):
-                training = self.learn.training, self.learn.dl, self.learn.iter, self.learn.n_iter
-                self.learn.get_preds(dl=[self.dls.valid.one_batch()])
-                self.learn.training, self.learn.dl, self.learn.iter, self.learn.n_iter = training
-                self.learn.model.train()
-    (plain, a), (nested, b) = fitted(False), fitted(True)
-    for k, v in plain.model.state_dict().items(): assert torch.equal(v, nested.model.state_dict()[k]), k
+    nested = Predict()
+    setattr(nested, event, getattr(nested, how))
+    (plain, a), (other, b) = fitted(), fitted(nested)
+    for k, v in plain.model.state_dict().items(): assert torch.equal(v, other.model.state_dict()[k]), k
     if make is TrainingDynamicsCallback: np.testing.assert_array_equal(a.dynamics.margins, b.dynamics.margins)

@@ -25,7 +25,7 @@ def card(
     "Draw the card of one item; a fragment, so that one card's buttons do not wait for another's"
     clicks.do_all()
     i, state = row['id'], session.state.get(row['id'])
-    st.session_state.seen[i] = state
+    clicks.seen[i] = state
     action, later = state and state['action'], partial(clicks.later, clicks.decide, i)
     with st.container(border=True, gap='xsmall'):
         st.checkbox(unmarked(row['item']), key=f'select-{i}')

@@ -1,4 +1,4 @@
-"What was clicked: done once each, in the order of the clicks"
+"What one tab shows, and what was clicked there: done once each, in the order of the clicks"
 from functools import partial
 
 import streamlit as st
@@ -13,12 +13,14 @@ class Clicks:
     """The clicks of one tab: `later` is the callback of its buttons, `do_all` comes first in whatever draws.
 
     Streamlit 1.67 calls the callbacks of clicks that come while it draws together, the latest first; it may break a
-    callback off where that touches `st`; and a fragment's timer may send a click that is then sent again. So a
-    callback only notes what to do, but for one that a timer's run calls."""
+    callback off where that touches `st`; a fragment's timer may send a click that is then sent again; and a key may
+    reach the buttons of the card that is shown and of the one before it. So a callback only notes what to do, but for
+    one that a timer's run calls; the page turns last; and where one card is shown only that is decided on."""
     def __init__(self,
         session,  # The ReviewSession
     ):
-        self.session, self.failed, self._waiting, self._timer = session, {}, [], None
+        self.session, self.failed, self.seen, self.page = session, {}, {}, 0
+        self._waiting, self._turned, self._timer = [], None, None
 
     def later(self,
         do,  # Called without `st` before what must not be lost
@@ -30,6 +32,13 @@ class Clicks:
     def do_all(self):
         "Do what was clicked since"
         while self._waiting: self._waiting.pop()()
+        if self._turned is not None: self.page, self._turned = self._turned, None
+
+    def turn(self,
+        page,  # From 0
+    ):
+        "Show another page, once all else is done"
+        self._turned = page
 
     def is_timer(self):
         "Say, in a fragment with a timer and without buttons, that a run of it alone does not stand for a click"
@@ -51,7 +60,8 @@ class Clicks:
         *args,  # Passed to it after the id
     ):
         "Decide on one item, see `act`"
-        self.act(do, i, *args, key=i)
+        if len(self.seen) != 1 or i in self.seen: return self.act(do, i, *args, key=i)
+        st.toast('A card that is no longer shown was not decided on')
 
     def again(self,
         do,  # 'undo' or 'redo'

@@ -26,8 +26,8 @@ def show(
     options, session = opened(tuple(args))
     st.set_page_config(page_title='Review of labels', layout='wide')
     clicks = clicks_of(session)
-    st.session_state.seen = {}
     clicks.do_all()
+    clicks.seen = {}
 
     def review(): _review_page(session, clicks, options)
     def predict(): predict_page(options.model)
@@ -39,7 +39,7 @@ def _review_page(session, clicks, options):
     session.refresh()
     with st.sidebar:
         st.fragment(progress, run_every=SECONDS)(session, clicks)
-        with st.expander('Filters', expanded=True): ids, size = _chosen(session)
+        with st.expander('Filters', expanded=True): ids, size = _chosen(session, clicks)
         st.caption(KEYS)
     st.fragment(_page)(session, clicks, options, ids, size)
 
@@ -49,7 +49,7 @@ def _page(session, clicks, options, ids, size):
     a click on a card that still waits"""
     clicks.do_all()
     pages = max(1, -(-len(ids)//size))
-    page = st.session_state.page = min(max(st.session_state.page, 0), pages - 1)
+    page = clicks.page = min(max(clicks.page, 0), pages - 1)
     st.query_params['page'] = page + 1
     shown = ids[page*size:(page + 1)*size]
     with st.container(border=True, gap='xsmall'): _tools(session, clicks, shown)
@@ -58,7 +58,7 @@ def _page(session, clicks, options, ids, size):
         st.text(reason)
     with st.container(horizontal=True, vertical_alignment='center'):
         for name, key, to in (('Previous', 'Left', page - 1), ('Next', 'Right', page + 1)):
-            st.button(name, on_click=clicks.later, args=(_turn, to), disabled=not 0 <= to < pages, shortcut=key)
+            st.button(name, on_click=clicks.later, args=(clicks.turn, to), disabled=not 0 <= to < pages, shortcut=key)
         st.text(f'Page {page + 1:,} of {pages:,} · {len(ids):,} items')
     if not shown: st.info('No item passes the filters.')
     _cards(session, clicks, options, shown, size)
@@ -66,14 +66,11 @@ def _page(session, clicks, options, ids, size):
 
 def _cards(session, clicks, options, shown, size):
     rows = session.issues[session.issues.id.isin(shown)].set_index('id', drop=False)
-    st.session_state.seen = {i: session.state.get(i) for i in shown}
+    clicks.seen = {i: session.state.get(i) for i in shown}
     width = 1 if size == 1 else 2 if options.images is None else 3
     for start in range(0, len(shown), width):
         for column, i in zip(st.columns(width), shown[start:start + width]):
             with column: st.fragment(card)(session, clicks, options, rows.loc[i], keys=size == 1)
-
-
-def _turn(page): st.session_state.page = page
 
 
 def _tools(session, clicks, shown):
@@ -93,7 +90,7 @@ def _tools(session, clicks, shown):
             st.button(do.capitalize(), key=f'batch-{do}', on_click=later, args=(do,))
 
 
-def _chosen(session):
+def _chosen(session, clicks):
     "The ids that pass the filters, listed anew only where a filter changes: a decided item stays in its place"
     kept = dict(bind='query-params')
     sets = ['All', *sorted({*session.issues['set'].map(str)})] if 'set' in session.issues else ['All']
@@ -105,7 +102,7 @@ def _chosen(session):
     only = st.toggle('Only issues', value=True, key='only', **kept)
     asked = name, given, predicted, decision, order, only, size
     if st.session_state.get('asked') != asked:
-        st.session_state.page = 0 if 'asked' in st.session_state else _asked_number('page', 1) - 1
+        clicks.page = 0 if 'asked' in st.session_state else _asked_number('page', 1) - 1
         st.session_state.asked, st.session_state.ids = asked, _listed(session, *asked[:-1])
     return st.session_state.ids, size
 

@@ -22,7 +22,7 @@ def progress(
     st.text(f'{done:,} of {flagged:,} issues reviewed')
     with (box := st.expander('By class and by reviewer', key='counts', on_change='rerun')):
         if box.open: _tables(session, counts['per_class'])
-    if any(session.state.get(i) != o for i, o in st.session_state.seen.items()): st.rerun()
+    if any(session.state.get(i) != o for i, o in clicks.seen.items()): st.rerun()
 
 
 def _tables(session, classes):

@@ -23,6 +23,7 @@ from ..issues import (
 from ..review import ReviewSession
 from .outputs import Outputs
 from .pictures import Pictures
+from .sources import check_oof, with_dynamics
 from .tables import Tables
 
 __all__ = ['CleanInterpretation']
@@ -89,7 +90,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         dl=None,  # Labelled DataLoader, such as `learn.dls.test_dl(items, with_labels=True)`, instead of `ds_idx`
         act=None,  # Activation that turns outputs into probabilities; None: the loss's
         filter_by=None,  # Which items are issues: one of `FILTERS`; None: prune_by_noise_rate
-        score=None,  # What ranks the items, see `label_quality`; None: self-confidence, or the task's own
+        score=None,  # See `label_quality`; or one of `DYNAMICS_SCORES`; None: self-confidence, or the task's own
         calibrate=None,  # 'temperature': scale the probabilities so that the given labels are likeliest
         tta=None,  # 'flip': the mean over an image and its mirror image; for the training set, pass it to the callback
     ):
@@ -116,12 +117,13 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
             name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
         labels = labels_of(dl, is_binary_loss(learn.loss_func))
         targs, vocab, task = labels
+        score = with_dynamics(learn, score, item_ids(dl.dataset, learn.path) if ds_idx == 0 else None)
         kw = dict(vocab=vocab, task=task, filter_by=filter_by, score=score, calibrate=calibrate)
         dl = plain_dl(dl, like=learn.dls[1] if ds_idx == 0 and len(learn.dls.loaders) > 1 else None)
         how = {'data set': name, 'items': len(dl.dataset)}
         if oof is not None:
             if tta: raise ValueError("tta is for predictions made here: pass it to ConfidentLearningCallback instead")
-            _check_oof(oof, labels, item_ids(dl.dataset, learn.path))
+            check_oof(oof, labels, item_ids(dl.dataset, learn.path))
             return cls(learn, dl, None, act, oof.pred_probs, oof.targets, **kw,
                        how={**oof.config, **how, 'probabilities': OUT_OF_FOLD})
         if ds_idx == 0:
@@ -224,20 +226,3 @@ def _losses(preds, targs, task):
     elif task == 'multilabel': res = -np.log(np.where(targs, preds, 1 - preds).clip(tiny))
     else: res = -np.log(np.take_along_axis(preds, targs[:, None].clip(0, preds.shape[1] - 1), 1).clip(tiny))
     return torch.as_tensor(res.reshape(len(res), -1).mean(1))
-
-
-def _check_oof(oof, labels, items):
-    n = len(items)
-    if len(oof) != n or oof.items != items:
-        raise ValueError(f"learn.oof holds {len(oof)} items, which are not the {n} of the training set: "
-                         "was dls changed? Set learn.oof to the OutOfFold of this training set, or to None")
-    if oof.task != labels.task:
-        raise ValueError(f"learn.oof is of the task {oof.task}, but the training set's labels are of {labels.task}: "
-                         "set learn.oof to the OutOfFold of this training set, or to None")
-    if labels.targets is not None and not np.array_equal(oof.targets, labels.targets):
-        differ = (oof.targets != labels.targets).reshape(n, -1).any(1).sum()
-        raise ValueError(f"learn.oof was made for other labels: {differ} of {n} differ "
-                         "from the training set's; train a new Learner with ConfidentLearningCallback")
-    if not oof.done.all():
-        raise ValueError(f"learn.oof lacks the folds {sorted(set(oof.fold[~oof.done].tolist()))}, which were "
-                         "interrupted: finish them with the callback's resume(), or train again")

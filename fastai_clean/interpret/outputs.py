@@ -35,9 +35,10 @@ class Outputs:
     def to_frame(self,
         only_issues=True,  # Whether to leave out the items that are no issues
     ) -> pd.DataFrame:
-        """The worst items first: the columns of the data set's DataFrame, or path and label, then `predictions` and
-        `confidence` (for regression none; `issues` is the full table, with what `audit` found), or
-        `predictions_1` where the person has such a column. Several labels are joined by ';'."""
+        """The worst items first: the columns of the data set's DataFrame, or path and label, then `predictions`,
+        `confidence` (for regression none; `issues` is the full table, with what `audit` found) and, of texts and
+        tables, `item`, the label of the row; or `predictions_1` where the person has such a column. Several labels are
+        joined by ';'."""
         rows = self.issues[self.issues.is_issue] if only_issues else self.issues
         ds, items = self.dl.dataset, getattr(self.dl.dataset, 'items', None)
         if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
@@ -46,6 +47,8 @@ class Outputs:
         else: df = pd.DataFrame({'path': rows.item, 'label': _column(rows.given)}, dtype=object)
         added = {'predictions': _column(rows.predicted).to_numpy()}
         if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
+        if isinstance(ds, Tabular) or isinstance(items, pd.DataFrame) and items.iloc[0].map(is_listy).any():
+            added['item'] = rows.item.to_numpy(dtype=object)
         for name, values in added.items():
             column = pd.Series(values, df.index, dtype=object if values.dtype == object else None)
             df = df.assign(**{_free_name(name, df): column})

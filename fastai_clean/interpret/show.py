@@ -7,6 +7,7 @@ import torch
 from fastai.data.core import Datasets
 from fastai.tabular.core import Tabular
 from fastai.text.core import BOS, PAD, TK_MAJ, TK_REP, TK_UP, TK_WREP
+from fastai.text.data import Numericalize
 from fastai.torch_core import no_random
 from fastcore.xtras import is_listy
 from matplotlib import colormaps
@@ -132,8 +133,16 @@ def _shown(x, ds, i):
             x.convert('RGB'))
     if isinstance(x, torch.Tensor) and (not text or x.ndim > 1): return _as_image(x)
     if not text: return str(x)
-    row = ds.items.iloc[i] if isinstance(ds.items, pd.DataFrame) else {}
-    return readable(row['text'] if 'text' in row and is_listy(row['text']) else str(ds.tls[0].decode(x)).split(' '))
+    tokens = _tokens(ds.tls[0], i)
+    return readable(str(ds.tls[0].decode(x)).split(' ') if tokens is None else tokens)
+
+
+def _tokens(tl, i):
+    "The tokens of item `i` before numbers stand for them, which lose the words outside the vocab; or None"
+    x = _item(tl, i)
+    for f in tl.tfms.fs:
+        if isinstance(f, Numericalize): return x if is_listy(x) else None
+        x = f(x, split_idx=1)
 
 
 def _as_image(x):

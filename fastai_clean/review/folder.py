@@ -26,7 +26,7 @@ def tree_places(finals, source):
         else: lost.append(item)
     if lost:
         raise FileNotFoundError(f"{len(lost)} items are no files in source {source}, first {brief(lost[0])}: pass the "
-                                "folder that the items are relative to")
+                                "folder that the items are relative to; where they are rows of a DataFrame, use apply")
     counts = pd.Series([_same(folder/safe_name(PurePath(item).name)) for folder, item, _ in found]).value_counts()
     res, taken = {}, set()
     for folder, item, file in found:

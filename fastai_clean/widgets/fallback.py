@@ -8,6 +8,7 @@ __all__ = ['fallback_view']
 COLOURS = {'relabel': '2px solid #2e7d32', 'keep': '2px solid #2e7d32', 'delete': '2px solid #c62828',
            'unsure': '2px dashed #57606a', '': '2px solid #c4c9d0'}
 WORDS = {'keep': 'kept', 'delete': 'deleted', 'unsure': 'unsure', '': 'not decided'}
+ALL = 'all', 'all'  # not None, which ipywidgets shows as no choice made
 ACTS = {'accept': 'Accept prediction', 'keep': 'Keep', 'delete': 'Delete', 'unsure': 'Unsure'}
 
 
@@ -22,8 +23,8 @@ class _Fallback:
     def __init__(self, cleaner):
         self.cleaner, self.filling, o = cleaner, False, cleaner.options()
         classes = [(name, i) for i, name in enumerate(o['names'])]
-        filters = dict(set=('Set', [('all', None), *((name, i) for i, name in enumerate(o['sets']))]),
-                       given=('Given', [('all', None), *classes]), predicted=('Predicted', [('all', None), *classes]),
+        filters = dict(set=('Set', [ALL, *((name, i) for i, name in enumerate(o['sets']))]),
+                       given=('Given', [ALL, *classes]), predicted=('Predicted', [ALL, *classes]),
                        issues=('Show', _turned(o['shows'])), status=('Decided', _turned(o['statuses'])),
                        order=('Order', _turned(o['orders'])))
         self.filters = {k: w.Dropdown(options=choices, description=text, layout=w.Layout(width='230px'))
@@ -80,6 +81,7 @@ class _Fallback:
         for o in self.cards: o.pick.value = False
 
     def filter(self, k, value):
+        value = None if value == ALL[1] else value
         if not self.filling: self.do(lambda: self.cleaner.look(**{k: value}) or '', turned=True)
 
     def turn(self, by):
@@ -89,7 +91,7 @@ class _Fallback:
         "Put the page's items into the cards"
         page = self.cleaner.shown_page()
         self.filling = True
-        for k, box in self.filters.items(): box.value = page['place'][k]
+        for k, box in self.filters.items(): box.value = ALL[1] if page['place'][k] is None else page['place'][k]
         self.filling = False
         cards = page['cards'] + [None]*(len(self.cards) - len(page['cards']))
         for card, o in zip(self.cards, cards): card.fill(o)
