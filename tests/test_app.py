@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from streamlit.testing.v1 import AppTest
 
 from fastai_clean.all import CleanInterpretation
-from fastai_clean.app import cards, launch, main, read_issues
+from fastai_clean.app import cards, clicks, launch, main, read_issues
 from fastai_clean.app.cards import picture
 from fastai_clean.app.predict import predict_text
 from fastai_clean.app.text import plain, unmarked
@@ -37,11 +37,13 @@ def table(n=30, classes=3):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     "Runs the app on a table"
-    def run_it(df, *args):
+    def run_it(df, *args, query=()):
         df.to_csv(tmp_path/'issues.csv', index=False)
         monkeypatch.setattr(sys, 'argv', ['script.py', str(tmp_path/'issues.csv'), '--user', 'ann', *map(str, args)])
         launch.opened.cache_clear()
-        return AppTest.from_file(str(launch.SCRIPT), default_timeout=30).run()
+        app = AppTest.from_file(str(launch.SCRIPT), default_timeout=30)
+        for k, v in dict(query).items(): app.query_params[k] = v
+        return app.run()
     return run_it
 
 
@@ -217,6 +219,98 @@ def test_nothing_selected_changes_nothing_and_a_batch_is_one_action(run, tmp_pat
     assert session_of(tmp_path).progress()['reviewed'] == 12 and not any(o.value for o in app.checkbox)
     next(o for o in app.button if o.label == 'Undo').click().run()
     assert session_of(tmp_path).state == {} and not app.exception
+
+
+def test_accepted_predictions_are_each_items_own_and_one_action(run, tmp_path):
+    df = table()
+    df.loc[1, 'predicted'] = df.given[1]
+    app = run(df)
+    first, *rest = ids_of(app)
+    assert 'accept-item 1' not in [o.key for o in app.button] and first == 'item 1'
+    app.button(f'accept-{rest[0]}').click().run()
+    assert session_of(tmp_path).state[rest[0]]['label'] == df.set_index('item').predicted[rest[0]]
+    for i in rest[1:]: app.checkbox(f'select-{i}').check()
+    app.button('batch-accept').click().run()
+    state = session_of(tmp_path).state
+    assert {i: o['label'] for i, o in state.items()} == df.set_index('item').predicted[rest].to_dict()
+    next(o for o in app.button if o.label == 'Undo').click().run()
+    assert session_of(tmp_path).state.keys() == {rest[0]} and not app.exception
+
+
+@pytest.mark.parametrize('text, given', [('1', 'class 1'), ('0', 'class 0'), ('3', None), ('-1', None), ('1.0', None),
+                                         ('\u0661', None), ('<img src=x>', None), ('9'*30, None), ('', None)])
+def test_classes_asked_for_by_the_address_are_listed_where_they_exist(run, text, given):
+    df = table()
+    app = run(df, query={'given': text, 'predicted': text})
+    assert not app.exception and (app.selectbox('given').value, app.selectbox('predicted').value) == (
+        (int(text) + 1,)*2 if given else (0, 0))
+    app.selectbox('predicted').set_value(0).run()
+    assert ids_of(app) == df['item'][df.is_issue & (given is None or df.given == given)].tolist()[:12]
+    app.selectbox('given').set_value(3).run()
+    assert app.query_params['given'] == ['2'] and 'predicted' not in app.query_params
+
+
+def test_counts_by_class_and_reviewer_are_there_once_opened(run, tmp_path, monkeypatch):
+    df = table()
+    items = df['item'].tolist()
+    app = run(df)
+    called = []
+    agreement = ReviewSession.agreement
+    monkeypatch.setattr(ReviewSession, 'agreement', lambda self: (called.append(1), agreement(self))[1])
+    session_of(tmp_path).keep(items[:6])
+    other = ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='![x](y)\u202e')
+    other.keep(items[:3])
+    other.delete(items[3:6])
+    assert not app.run().dataframe and not called
+    app.session_state['counts'] = True
+    app.run()
+    classes, pairs = (o.value for o in app.dataframe)
+    assert classes['class'].tolist() == sorted({*df.given}) and classes.flagged.sum() == df.is_issue.sum()
+    assert classes.reviewed.sum() == df.is_issue[:6].sum()
+    assert pairs[['user', 'other', 'n', 'agree']].values.tolist() == [['![x](y)\ufffd', 'bob', 6, .5]]
+    assert not app.run().exception and called == [1]
+
+
+def clicks_in(monkeypatch, tmp_path):
+    "Clicks, and a function that says which fragments Streamlit runs"
+    table().to_csv(tmp_path/'issues.csv', index=False)
+    now = [None]
+    monkeypatch.setattr(clicks, '_fragments', lambda: now[0])
+    return clicks.Clicks(session_of(tmp_path)), lambda o: now.__setitem__(0, o)
+
+
+def test_clicks_given_latest_first_are_done_in_their_order_and_the_page_turns_last(monkeypatch, tmp_path):
+    o, running = clicks_in(monkeypatch, tmp_path)
+    o.seen = {'item 1': None}
+    running(['page', 'card'])
+    for do in ((o.turn, 1), (o.decide, 'item 1', 'delete'), (o.decide, 'item 1', 'keep')): o.later(*do)
+    assert o.session.state == {} and o.page == 0
+    o.do_all()
+    assert o.session.state['item 1']['action'] == 'delete' and o.page == 1
+    o.do_all()
+    assert o.session.undo() == ['item 1'] and o.session.state['item 1']['action'] == 'keep'
+
+
+def test_click_that_a_timer_sends_too_is_done_once(monkeypatch, tmp_path):
+    o, running = clicks_in(monkeypatch, tmp_path)
+    running(['timer'])
+    o.is_timer()
+    for ids in (['timer'], ['card']):
+        running(ids)
+        o.later(o.decide, 'item 1', 'keep')
+        o.do_all()
+    running(['timer', 'card'])
+    o.later(o.decide, 'item 2', 'keep')
+    o.do_all()
+    assert sorted(o.session.undo() + o.session.undo()) == ['item 1', 'item 2'] and not o.session.undo()
+
+
+def test_key_that_reaches_the_card_before_decides_on_the_one_shown_alone(monkeypatch, tmp_path):
+    o, running = clicks_in(monkeypatch, tmp_path)
+    o.seen = {'item 2': None}
+    for i in ('item 1', 'item 2'): o.later(o.decide, i, 'keep')
+    o.do_all()
+    assert o.session.state.keys() == {'item 2'}
 
 
 def test_what_could_not_be_saved_is_said_until_it_is(run, tmp_path, monkeypatch):

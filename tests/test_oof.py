@@ -92,3 +92,9 @@ def test_probabilities_left_on_disk_are_used_from_there(tmp_path):
     again = OutOfFold.load(oof.save(tmp_path/'oof'), mmap_mode='r')
     assert isinstance(again.pred_probs.base, np.memmap) and again.done.all()
     assert np.array_equal(again.pred_probs, oof.pred_probs)
+
+
+def test_broken_json_is_named(tmp_path):
+    OutOfFold(np.eye(2), [0, 1]).save(tmp_path/'oof')
+    (tmp_path/'oof'/'oof.json').write_text('{"items": ["0", "1"]}')
+    with pytest.raises(ValueError, match='broken OutOfFold: oof.json lacks config, vocab'): OutOfFold.load(tmp_path/'oof')

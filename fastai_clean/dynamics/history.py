@@ -1,15 +1,12 @@
 "What training tells of its items: the record of every epoch, and the scores made from it"
-import json
-import os
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 
 from ..issues import find_issues, label_quality
 from ..issues.columns import any_score, check_choice
+from ..saved import load_arrays, save_arrays
 
 __all__ = ['DYNAMICS_SCORES', 'Dynamics', 'forgetting_events', 'margin']
 
@@ -150,36 +147,15 @@ class Dynamics:
 
         Raises FileExistsError where `path` holds something else, or holds Dynamics and `overwrite` is False, and
         TypeError where a name of the vocab is not text, a number or a boolean."""
-        path = Path(path)
-        for o in self.vocab:
-            if not isinstance(o, (str, int, float)): raise TypeError(f"vocab holds {o!r}: use text or numbers")
-        if path.exists() and (not path.is_dir() or {o.name for o in path.iterdir()} - _FILES):
-            raise FileExistsError(f"path {path} holds other files: choose a new folder")
-        if path.exists() and any(path.iterdir()) and not overwrite:
-            raise FileExistsError(f"path {path} holds Dynamics already: choose a new folder or overwrite=True")
-        tmp, old = (path.with_name(f'.{path.name}-{uuid4().hex}-{o}') for o in ('new', 'old'))
-        tmp.mkdir(parents=True)
-        try:
-            for name in _ARRAYS: np.save(tmp/f'{name}.npy', getattr(self, name), allow_pickle=False)
-            meta = dict(format=1, items=self.items, vocab=self.vocab, config=self.config)
-            (tmp/'dynamics.json').write_text(json.dumps(meta), encoding='utf-8')
-            if path.exists(): os.replace(path, old)
-            os.replace(tmp, path)
-        finally:
-            if old.exists() and not path.exists(): os.replace(old, path)
-            for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
-        return path
+        meta = dict(format=1, items=self.items, vocab=self.vocab, config=self.config)
+        return save_arrays(path, 'Dynamics', 'dynamics.json', {o: getattr(self, o) for o in _ARRAYS}, meta, overwrite)
 
     @classmethod
     def load(cls,
         path,  # Folder that `save` made
     ):
         "Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing or does not fit"
-        path = Path(path)
-        if missing := sorted(o for o in _FILES if not (path/o).is_file()):
-            raise FileNotFoundError(f"path {path} is no saved Dynamics: {', '.join(missing)} missing")
-        meta = json.loads((path/'dynamics.json').read_text(encoding='utf-8'))
-        arrays = {name: np.load(path/f'{name}.npy', allow_pickle=False) for name in _ARRAYS}
+        arrays, meta = load_arrays(path, 'Dynamics', 'dynamics.json', _ARRAYS)
         return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')})
 
 
@@ -215,4 +191,3 @@ def _mean(x):
 
 
 _ARRAYS = 'probs', 'margins', 'pred_probs', 'targets', 'samples'
-_FILES = {'dynamics.json', *(f'{o}.npy' for o in _ARRAYS)}

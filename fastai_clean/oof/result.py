@@ -1,15 +1,12 @@
 "The out-of-fold result, saved and loaded"
-import json
-import os
-import shutil
 from pathlib import Path
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from fastai.learner import Learner
 
 from ..checks import TASKS, check_labels_probs
+from ..saved import load_arrays, save_arrays
 
 __all__ = ['OutOfFold']
 
@@ -86,26 +83,9 @@ class OutOfFold:
 
         Raises FileExistsError where `path` holds something else, or holds an OutOfFold and `overwrite` is False, and
         TypeError where a name of the vocab is not text, a number or a boolean."""
-        path = Path(path)
-        for o in self.vocab:
-            if not isinstance(o, (str, int, float)): raise TypeError(f"vocab holds {o!r}: use text or numbers")
-        if path.exists():
-            if not path.is_dir() or {o.name for o in path.iterdir()} - _FILES:
-                raise FileExistsError(f"path {path} holds other files: choose a new folder")
-            if any(path.iterdir()) and not overwrite:
-                raise FileExistsError(f"path {path} holds an OutOfFold already: choose a new folder or overwrite=True")
-        tmp, old = (path.with_name(f'.{path.name}-{uuid4().hex}-{o}') for o in ('new', 'old'))
-        tmp.mkdir(parents=True)
-        try:
-            for name in _ARRAYS: np.save(tmp/f'{name}.npy', getattr(self, name), allow_pickle=False)
-            meta = dict(format=2, task=self.task, items=self.items, vocab=self.vocab, config=self.config)
-            (tmp/'oof.json').write_text(json.dumps(meta, default=_plain), encoding='utf-8')
-            if path.exists(): os.replace(path, old)
-            os.replace(tmp, path)
-        finally:
-            if old.exists() and not path.exists(): os.replace(old, path)
-            for o in (tmp, old): shutil.rmtree(o, ignore_errors=True)
-        return path
+        meta = dict(format=2, task=self.task, items=self.items, vocab=self.vocab, config=self.config)
+        return save_arrays(path, 'an OutOfFold', 'oof.json', {o: getattr(self, o) for o in _ARRAYS}, meta, overwrite,
+                           _plain)
 
     @classmethod
     def load(cls,
@@ -113,12 +93,8 @@ class OutOfFold:
         mmap_mode=None,  # 'r' leaves the probabilities on disk, as a memory map; None reads them
     ):
         "Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing or does not fit"
-        path = Path(path)
-        if missing := sorted(o for o in _FILES if not (path/o).is_file()):
-            raise FileNotFoundError(f"path {path} is no saved OutOfFold: {', '.join(missing)} missing")
-        meta = json.loads((path/'oof.json').read_text(encoding='utf-8'))
-        arrays = {name: np.load(path/f'{name}.npy', mmap_mode=mmap_mode if name == 'pred_probs' else None,
-                                allow_pickle=False) for name in _ARRAYS}
+        if mmap_mode not in (None, 'r'): raise ValueError(f"mmap_mode is {mmap_mode!r}: pass 'r' or None")
+        arrays, meta = load_arrays(path, 'OutOfFold', 'oof.json', _ARRAYS, ('pred_probs',) if mmap_mode else ())
         return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')},
                    task=meta.get('task', 'classification'))
 
@@ -129,7 +105,6 @@ def _plain(o):
 
 
 _ARRAYS = 'pred_probs', 'targets', 'fold'
-_FILES = {'oof.json', *(f'{o}.npy' for o in _ARRAYS)}
 _oofs = WeakKeyDictionary()
 
 
