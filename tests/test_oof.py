@@ -97,4 +97,5 @@ def test_probabilities_left_on_disk_are_used_from_there(tmp_path):
 def test_broken_json_is_named(tmp_path):
     OutOfFold(np.eye(2), [0, 1]).save(tmp_path/'oof')
     (tmp_path/'oof'/'oof.json').write_text('{"items": ["0", "1"]}')
-    with pytest.raises(ValueError, match='broken OutOfFold: oof.json lacks config, vocab'): OutOfFold.load(tmp_path/'oof')
+    with pytest.raises(ValueError, match='broken OutOfFold: oof.json lacks config, vocab'):
+        OutOfFold.load(tmp_path/'oof')
