@@ -26,11 +26,14 @@ def progress(
 
 
 def _tables(session, classes):
-    st.dataframe(classes.assign(**{'class': classes['class'].map(_named)}), hide_index=True)
+    column = st.column_config
+    st.dataframe(classes.assign(**{'class': classes['class'].map(_named)}), hide_index=True, column_config={
+        'class': column.Column(width=80), **{o: column.Column(width=62) for o in ('reviewed', 'flagged')}})
     pairs = _of_state(session, 'agreement')
     if pairs.empty: return st.text('Agreement is counted once two people have decided.')
     st.dataframe(pairs.assign(user=pairs.user.map(_named), other=pairs.other.map(_named)), hide_index=True,
-                 column_config={o: st.column_config.NumberColumn(format='%.3f') for o in ('agree', 'kappa')})
+                 column_config={**{o: column.Column(width=40) for o in ('user', 'other', 'n')}, **{
+                     o: column.NumberColumn(format='%.2f', width=44) for o in ('agree', 'kappa')}})
 
 
 def _of_state(session, what):

@@ -140,7 +140,7 @@ class ReviewSession(Journal, Applied):
     def progress(self) -> dict:
         """`reviewed`: flagged items with a decision, `flagged`: all of them, `decided`: items with a decision, flagged
         or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
-        decided = np.isin(self.issues.id, [i for i, o in self.state.items() if o['action']])
+        decided = self.issues.id.isin([i for i, o in self.state.items() if o['action']]).to_numpy()
         flagged = self.issues.is_issue.to_numpy(dtype=bool)
         keys = self._given
         per_class = pd.DataFrame({

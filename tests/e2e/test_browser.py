@@ -141,7 +141,7 @@ def test_keys_decide_on_the_one_card_of_a_page_but_not_while_typing(start, tmp_p
     app = start(tmp_path/'noisy_text.csv')
     tab = app.open('/?size=1')
     for i, (key, done) in enumerate({'2': 'Relabelled: UNINFORMATIVE', 'k': 'Kept as given', 'd': 'Deleted',
-                                     'n': 'Unsure'}.items()):
+                                     'n': 'Unsure', 'a': 'Relabelled: UNINFORMATIVE'}.items()):
         tab.get_by_text(f'Page {i + 1} of 40').wait_for()
         app.button(f'keep-{ids[i]}').wait_for()
         tab.get_by_text('Undecided').wait_for()
@@ -149,16 +149,42 @@ def test_keys_decide_on_the_one_card_of_a_page_but_not_while_typing(start, tmp_p
         tab.keyboard.press(key)
         tab.get_by_text(f'{done} Saved · ann').wait_for()
         tab.keyboard.press('ArrowRight')
-    tab.get_by_text('Page 5 of 40').wait_for()
-    app.button(f'keep-{ids[4]}').wait_for()
+    tab.get_by_text('Page 6 of 40').wait_for()
+    app.button(f'keep-{ids[5]}').wait_for()
     tab.keyboard.press('u')
-    wait_until(lambda: len(app.records()) == 5)
+    wait_until(lambda: len(app.records()) == 6)
     tab.get_by_role('button', name='Note').click()
     tab.get_by_role('textbox', name='Note').press_sequentially('dunk 12')
     tab.get_by_role('button', name='Save note').click()
-    wait_until(lambda: len(app.records()) == 6)
-    assert [o['do'] for o in app.records()] == ['relabel', 'keep', 'delete', 'unsure', 'undo', 'note']
-    assert app.records()[-1]['text'] == 'dunk 12' and app.records()[-1]['ids'] == [ids[4]]
+    wait_until(lambda: len(app.records()) == 7)
+    assert [o['do'] for o in app.records()] == ['relabel', 'keep', 'delete', 'unsure', 'relabel', 'undo', 'note']
+    assert app.records()[-1]['text'] == 'dunk 12' and app.records()[-1]['ids'] == [ids[5]]
+
+
+def test_fast_clicks_are_journaled_in_their_order_and_none_is_lost_to_a_turned_page(start, tmp_path):
+    ids = write_tweets(tmp_path/'noisy_text.csv')
+    app = start(tmp_path/'noisy_text.csv')
+    tab = app.open()
+    app.button(f'keep-{ids[11]}').wait_for()
+    tab.locator('[data-test-script-state=notRunning]').wait_for()
+    want = [(o, do) for i, o in enumerate(ids[:12]) for do in (('keep', 'delete'), ('delete', 'keep'))[i % 2]]
+    keys = [f'.st-key-{do}-{o}' for o, do in want]
+    tab.evaluate("""async keys => { for (const o of keys) { document.querySelector(`${o} button`).click();
+        await new Promise(done => setTimeout(done, 40)) }
+        [...document.querySelectorAll('button')].find(o => o.innerText.startsWith('Next')).click() }""", keys)
+    tab.get_by_text('Page 2 of 4').wait_for()
+    wait_until(lambda: len(app.records()) == len(want))
+    assert [(o['ids'][0], o['do']) for o in app.records()] == want
+
+
+def test_classes_that_are_listed_are_listed_after_a_reload(start, tmp_path):
+    write_tweets(tmp_path/'noisy_text.csv')
+    app = start(tmp_path/'noisy_text.csv')
+    tab = app.open('/?given=1&predicted=7')
+    for _ in range(2):
+        tab.get_by_text('Page 1 of 2 · 20 items').wait_for()
+        assert tab.evaluate('location.search').count('given=1') == 1 and 'predicted' not in tab.url
+        tab.reload()
 
 
 def test_decisions_of_another_writer_appear_and_clicks_meanwhile_are_kept(start, tmp_path):
@@ -222,8 +248,13 @@ def test_hostile_texts_are_shown_as_they_are_and_call_nobody(start, tmp_path):
         tab.keyboard.press('Escape')
     tab.locator('[class*=st-key-label-] button').last.click()
     tab.get_by_text('Relabelled: ').wait_for()
+    tab.get_by_text('By class and by reviewer').click()
+    tab.get_by_test_id('stDataFrame').wait_for()
+    cells = tab.get_by_test_id('stDataFrame').locator('[role=gridcell]')
+    wait_until(lambda: {*HOSTILE} <= {*cells.all_text_contents()})
     tab.screenshot(path=tmp_path/'hostile.png', full_page=True)
-    assert app.said == [] and tab.locator('[data-testid=stMain] :is(img, a, svg.katex)').count() == 0
+    drawn = tab.locator(':is([data-testid=stMain], [data-testid=stDataFrame]) :is(img, a, svg.katex)')
+    assert app.said == [] and drawn.count() == 0
 
 
 def test_images_are_shown_and_a_missing_one_gives_its_reason(start, tmp_path):

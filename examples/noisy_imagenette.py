@@ -1,0 +1,167 @@
+"""The seed's Imagenette experiments: which planted errors does confident learning find, at which noise, with which loss?
+
+    python examples/noisy_imagenette.py                      downloads Imagenette and ResNet-34's weights; a GPU helps
+    python examples/noisy_imagenette.py --path DIR --arch xresnet18 --scratch     what is there, without network
+
+For each noise level and loss, in --out:
+    train    one fit, followed by ConfidentLearningCallback: runs/<loss>/noisy<level> holds its weights and `oof`
+    eval     the accuracy on the clean validation images, from those weights: accuracy.json beside them
+    predict  the flagged training rows, worst first, as the seed kept them:
+             <loss>/<prune method>/noisy<level>_train_predictions.csv
+and then experiments.csv, the table of how many planted errors each file finds, which is printed, too.
+
+What is there is not made again, so that an interrupted run goes on where it stopped; --overwrite makes it anew."""
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+import pandas as pd
+import torch
+from fastai.torch_core import defaults, set_seed
+from fastcore.script import call_parse
+from seed_data import LEVELS, LOSSES, PRUNES, csv_path, read_truth, score_table
+
+from fastai_clean.all import CleanWandbCallback, ConfidentLearningCallback, OutOfFold, find_issues
+from fastai_clean.vision import gradual_unfreeze, imagenette_learner, imagenette_path, noisy_imagenette
+
+STEPS = 'train', 'eval', 'predict'
+
+
+def run_path(out, loss, level):
+    "Where one fit is kept"
+    return Path(out)/'runs'/loss/f'noisy{level}'
+
+
+def written(file, write):
+    "Let `write` make `file` under another name first, so that it is whole or not there"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tmp = file.with_name(f'.{file.name}-{uuid4().hex}')
+    try:
+        write(tmp)
+        os.replace(tmp, file)
+    finally: tmp.unlink(missing_ok=True)
+    return file
+
+
+def chosen(option, text, choices):
+    "The comma-separated `text` as a list of `choices`; SystemExit for anything else"
+    found = [o.strip() for o in text.split(',')]
+    if not {*found} <= {*map(str, choices)}:
+        raise SystemExit(f'--{option} {text}: give some of {",".join(map(str, choices))}')
+    return [o for o in choices if str(o) in found]
+
+
+def check_settings(out, settings, overwrite):
+    "SystemExit where `out` holds fits that were made otherwise"
+    file = Path(out)/'runs'/'settings.json'
+    if overwrite and file.parent.exists(): shutil.rmtree(file.parent)
+    if not file.exists(): return written(file, lambda o: o.write_text(json.dumps(settings), encoding='utf-8'))
+    old = json.loads(file.read_text(encoding='utf-8'))
+    other = [f'{k} {old.get(k)}, not {v}' for k, v in settings.items() if old.get(k) != v]
+    if other: raise SystemExit(f'--out {out} holds fits with {"; ".join(other)}: choose another --out, or --overwrite')
+
+
+def train(folder, make, settings, wandb):
+    "Fit and keep the weights and `learn.oof`; the weights come last, so that they stand for a finished fit"
+    if (folder/'weights.pth').exists(): return
+    cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
+    if wandb: cbs.append(CleanWandbCallback(project='noisy_imagenette', name='-'.join(folder.parts[-2:])))
+    learn, epochs, lr = make(cbs), settings['epochs'], settings['lr']
+    if settings['unfreeze']: gradual_unfreeze(learn, epochs, lr)
+    elif settings['pretrained']: learn.fine_tune(epochs, lr)
+    else: learn.fit_one_cycle(epochs, lr)
+    if wandb: cbs[1].finish()
+    learn.oof.save(folder/'oof', overwrite=True)
+    written(folder/'weights.pth', lambda o: torch.save(learn.model.state_dict(), o))
+
+
+def evaluate(folder, make):
+    "Accuracy on the validation images, 0 to 1"
+    if (folder/'accuracy.json').exists(): return
+    need(folder/'weights.pth')
+    learn = make([])
+    learn.model.load_state_dict(torch.load(folder/'weights.pth', map_location='cpu', weights_only=True))
+    with learn.no_bar(): loss, accuracy = learn.validate()
+    written(folder/'accuracy.json', lambda o: o.write_text(json.dumps(dict(loss=loss, accuracy=accuracy))))
+
+
+def predict(folder, file, prune, truth):
+    "The rows of `truth` that the filter flags, worst first, with prediction and confidence"
+    if file.exists(): return
+    need(folder/'weights.pth')
+    oof = OutOfFold.load(folder/'oof')
+    issues = find_issues(oof.targets, oof.pred_probs, PRUNES[prune], items=oof.items, vocab=oof.vocab)
+    issues = issues[issues.is_issue]
+    rows = truth.set_index('path', drop=False).loc[issues['item']]
+    rows = rows.assign(predictions=issues.predicted.to_numpy(), confidence=issues.confidence.to_numpy())
+    written(file, lambda o: rows.to_csv(o, index=False))
+
+
+def need(file):
+    if not file.exists(): raise SystemExit(f'{file} is not there: run the step train first')
+
+
+def table_of(out, truth_csv):
+    "seed_data's table, with the validation accuracy of each fit, NaN where eval was not run"
+    def accuracy(o):
+        file = run_path(out, o.loss, o.noise)/'accuracy.json'
+        return json.loads(file.read_text())['accuracy'] if file.exists() else float('nan')
+    table = score_table(out, truth_csv)
+    return table.assign(accuracy=[accuracy(o) for o in table.itertuples()])
+
+
+@call_parse
+def main(
+    path: Path = None,  # Folder of Imagenette and its CSV; left out: fastai downloads it
+    out: Path = Path('data'),  # Folder to write to
+    steps: str = 'train,eval,predict',  # What to do, separated by commas
+    noise: str = '5,25,50',  # Noise levels in per cent, separated by commas: of 1, 5, 25, 50
+    smoothing: str = 'both',  # Label smoothing: yes, no or both
+    prune: str = 'prune_noise_rate,prune_noise_rate_class',  # Prune methods, separated by commas
+    arch: str = 'resnet34',  # Architecture: a name of fastai's, torchvision's or timm's
+    scratch: bool = False,  # Start from random weights, not from ImageNet's, which are downloaded
+    unfreeze: bool = False,  # Unfreeze group by group, --epochs each
+    size: int = 128,  # Side of the images in pixels
+    epochs: int = 5,  # Epochs of each fit
+    lr: float = 3e-3,  # Maximum learning rate
+    n_folds: int = 4,  # Folds
+    bs: int = 64,  # Batch size
+    num_workers: int = defaults.cpus,  # Processes that load images; 0: none
+    seed: int = 0,  # Seed of the weights, the batches and the folds
+    woof: bool = False,  # Imagewoof instead
+    wandb: bool = False,  # Log the fits to Weights & Biases
+    overwrite: bool = False,  # Make anew what is there
+) -> pd.DataFrame:  # Columns noise, loss, prune, planted, flagged, found, precision, recall, f1, accuracy
+    "Do the steps that are not done yet; returns the table, None where no file was predicted yet"
+    steps, levels, prunes = (chosen(*o) for o in (('steps', steps, STEPS), ('noise', noise, LEVELS),
+                                                  ('prune', prune, [*PRUNES])))
+    smooth, plain = LOSSES
+    losses = dict(yes=[smooth], no=[plain], both=[smooth, plain]).get(smoothing)
+    if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
+    settings = dict(arch=arch, pretrained=not scratch, unfreeze=unfreeze, size=size, epochs=epochs, lr=lr,
+                    n_folds=n_folds, bs=bs, seed=seed, woof=woof)
+    check_settings(out, settings, overwrite and 'train' in steps)
+    if path is None: path = imagenette_path(160 if size <= 160 else 320 if size <= 320 else 'full', woof)
+    truth_csv = path/f'noisy_image{"woof" if woof else "nette"}.csv'
+    truth = read_truth(truth_csv, levels)
+    for level, loss in itertools.product(levels, losses):
+        def make(cbs, level=level, loss=loss):
+            set_seed(seed)
+            return imagenette_learner(level, arch, size, loss == smooth, not scratch, path=path, woof=woof, bs=bs,
+                                      num_workers=num_workers, cbs=cbs)
+        folder = run_path(out, loss, level)
+        print(f'{loss}, {level} % noise', flush=True)
+        if 'train' in steps: train(folder, make, settings, wandb)
+        if 'eval' in steps: evaluate(folder, make)
+        for o in prunes if 'predict' in steps else []:
+            file = csv_path(out, loss, o, level)
+            if overwrite: file.unlink(missing_ok=True)
+            predict(folder, file, o, truth)
+    if not any(csv_path(out, *o).exists() for o in itertools.product(LOSSES, PRUNES, LEVELS)): return None
+    table = table_of(out, truth_csv)
+    written(out/'experiments.csv', lambda o: table.to_csv(o, index=False))
+    print(table.to_string(index=False, float_format='{:.3f}'.format))
+    return table
