@@ -92,6 +92,7 @@ def recipes():
         'drop': lambda s: s.learner(keep=~s.issues.is_issue.to_numpy()),
         'relabel': lambda s: s.learner(np.where(s.issues.is_issue, s.issues.predicted, s.issues.given)),
         'weight': lambda s: s.learner(cbs=ItemWeightsCallback(s.oof()[0])),
+        'weight + MixUp': lambda s: s.learner(cbs=[ItemWeightsCallback(s.oof()[0]), MixUp()]),
         'soft, issues': lambda s: s.learner(cbs=soft(s, threshold=.5)),
         'soft, all': lambda s: s.learner(cbs=soft(s, which='all')),
         'generalized cross-entropy': lambda s: s.learner(loss_func=GeneralizedCrossEntropy()),
