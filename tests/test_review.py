@@ -680,3 +680,16 @@ def test_a_hundred_thousand_records_are_read_in_seconds(tmp_path):
     again = opened(tmp_path, issues=issues)
     assert len(again.state) == 1000 and os.times().user - before < 4
     assert again.state['i999']['label'] == CLASSES[99_999 % 3]
+
+
+def test_tables_and_results_hold_what_others_decided(tmp_path):
+    session, other = opened(tmp_path), opened(tmp_path, 'bob')
+    other.delete(['i1', 'i2'])
+    df = pd.DataFrame({'label': table().given.to_numpy()}, index=table().item)
+    assert session.progress()['decided'] == 2 and set(session.decisions['item']) == {'i1', 'i2'}
+    other.relabel('i3', 'owl')
+    assert session.apply(df).loc['i3', 'label'] == 'owl' and 'i1' not in session.apply(df).index
+    other.keep('i0')
+    session.keep('i0')
+    assert session.agreement().n.tolist() == [1]
+    assert set(session.refresh()) == {'i0', 'i1', 'i2', 'i3'}

@@ -245,11 +245,9 @@ def decide_in_fallback(source, session, decided, _):
 
 
 def decide_in_app(source, session, decided, monkeypatch):
-    "As a person with the browser does, over the same journal and the CSV of the issues with what cards show beside"
-    issues, text = source.interp.issues, isinstance(source.data.shown.iloc[0], str)
-    if text: issues = issues.assign(text=[source.interp.shown(i) for i in issues.index])
-    elif source.id_column is None: issues = issues.assign(path=source.frame.path[issues['item']].tolist())
-    issues.to_csv(session.path.with_name('issues.csv'), index=False)
+    "As a person with the browser does, over the same journal"
+    text = isinstance(source.data.shown.iloc[0], str)
+    source.interp.to_review(session.path.with_name('issues.csv'))
     args = ['--journal', str(session.path), '--user', 'ann', *([] if text else ['--images', str(source.root)])]
     monkeypatch.setattr(sys, 'argv', ['script.py', str(session.path.with_name('issues.csv')), *args])
     launch.opened.cache_clear()

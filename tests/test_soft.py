@@ -375,7 +375,7 @@ def test_export_holds_no_probabilities_and_loads(tmp_path):
     cb = next(o for o in loaded.cbs if isinstance(o, SoftPseudoLabelCallback))
     assert cb.source is None and cb._targets is None
     loaded.dls = learn.dls
-    with pytest.raises(ValueError, match='source was left behind'): loaded.fit(1)
+    with pytest.raises(ValueError, match='source is None'): loaded.fit(1)
 
 
 def test_mixed_precision_trains():

@@ -111,8 +111,8 @@ class ItemWeightsCallback(TargetsCallback):
 def _lined_up(source, ids, labels):
     "Probabilities (n, c) in the order of `ids` and of the classes, NaN where unknown; and the mask of issues, or None"
     if source is None:
-        raise ValueError("source was left behind when the Learner was copied or exported: pass it again to a new "
-                         "callback")
+        raise ValueError("source is None: pass an OutOfFold, such as learn.oof after a fit with "
+                         "ConfidentLearningCallback; a Learner that was copied or exported leaves it behind")
     if isinstance(source, (str, os.PathLike)): source = OutOfFold.load(source)
     vocab, flags = getattr(source, 'vocab', None), None
     if isinstance(source, OutOfFold): names, probs = source.items, source.pred_probs

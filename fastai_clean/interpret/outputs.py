@@ -63,6 +63,23 @@ class Outputs:
         `overwrite`."""
         return _write(path, overwrite, lambda tmp: _to_csv(self.to_frame(only_issues), tmp))
 
+    def to_review(self,
+        path,  # File to write
+        overwrite=False,  # Whether to replace a file
+    ) -> Path:
+        """Write all of `issues` as the CSV that `fastai_clean_review` shows, with a column `path` of the image files, or
+        `text` of what else is shown of an item. Raises FileExistsError where `path` exists, see `overwrite`, and
+        TypeError where there is not one class an item."""
+        self._needs_classes('review')
+        rows, ds = self.issues, self.dl.dataset
+        files = [image_path(ds, i) for i in rows.index]
+        shown = {'path': [o.as_posix() for o in files]} if all(files) else {'text': [self._said(i) for i in rows.index]}
+        return _write(path, overwrite, lambda tmp: _to_csv(rows.assign(**shown), tmp))
+
+    def _said(self, i):
+        shown = self.shown(i)
+        return shown if isinstance(shown, str) else '' if isinstance(shown, np.ndarray) else str(shown)
+
     def to_parquet(self,
         path,  # File to write
         only_issues=True,  # Whether to leave out the items that are no issues

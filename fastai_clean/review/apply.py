@@ -52,6 +52,7 @@ class Applied:
 
         Raises as `apply` does, ValueError where no item of a set is left or a label is not in its vocab, and TypeError
         where there is not one class an item."""
+        if not hasattr(learn, 'dls'): raise TypeError(f"learn is a {type(learn).__name__}: pass the Learner")
         names = ('train', 'valid')[:len(learn.dls.loaders)]
         found = {*self.issues['set']} if 'set' in self.issues else {set}
         if not found & {*names}: raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}")
@@ -111,7 +112,7 @@ class Applied:
 
     def _finals(self):
         "Set or None, class, and item of every item that was not deleted, in the order of their ids"
-        state, df = self.state, self.issues
+        state, df = self._current(), self.issues
         sets = df['set'] if 'set' in df else [None]*len(df)
         for i, name, item, given in sorted(zip(df.id, sets, df.item, df.given), key=lambda o: o[0]):
             o = state.get(i, {'action': None})
@@ -130,13 +131,14 @@ class Applied:
         for i, name in enumerate(map(as_text, names)):
             if name in at: raise ValueError(f"{what} has the item {brief(name)} twice: items need names of their own")
             if name in ids: at[name] = i
-        state = self.state
+        state = self._current()
         action = {o: state[i]['action'] for o, i in ids.items() if i in state}
         gone = [o for o in ids if o not in at and action.get(o) != 'delete']
         if gone or (not at and len(names)):
             first, other = (gone or list(ids))[0], as_text(next(iter(names), ''))
             raise ValueError(f"{len(gone) or len(ids)} of {len(ids)} items of the issue table are not in {what}, first "
-                             f"{brief(first)}; it has {brief(other)}: pass the data that the table was made from")
+                             f"{brief(first)}; it has {brief(other)}: pass the data that the table was made from (see "
+                             f"{'id_column=' if what == 'df' else 'set='})")
         new = {at[o]: short_name(state[ids[o]]['label']) for o in at if action.get(o) == 'relabel'}
         for name, i in at.items():
             if action.get(name) in (None, 'delete'): continue

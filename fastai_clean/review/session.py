@@ -114,9 +114,15 @@ class ReviewSession(Journal, Applied):
             changed, self._changed = list(self._changed), {}
             return changed
 
+    def _current(self):
+        "`state` with what others appended until now, which `refresh` still tells of"
+        with self._lock:
+            with self._locked() as fd: self._read(fd)
+            return self.state
+
     @property
     def state(self) -> dict:
-        """id -> `action` (None where there is but a note), `label` (of a relabel), `note`, and `user` and `time` (ISO,
+        """As of the last action, refresh or table: id -> `action` (None where there is but a note), `label` (of a relabel), `note`, and `user` and `time` (ISO,
         UTC) of the action, or of the note where there is no action; a snapshot, of all users' decisions"""
         with self._lock:
             if self._snapshot is None: self._snapshot = dict(self._replay.state)
@@ -125,7 +131,7 @@ class ReviewSession(Journal, Applied):
     @property
     def decisions(self) -> pd.DataFrame:
         "One row an item with a decision or a note, the worst first: the columns of the table, then those of `state`"
-        state, rows = self.state, self.issues
+        state, rows = self._current(), self.issues
         rows = rows[rows.id.isin(state.keys())]
         names = ('item', 'set', 'given', 'predicted')
         data = {o: as_objects(rows[o]) if o in rows else [None]*len(rows) for o in names}
@@ -140,7 +146,7 @@ class ReviewSession(Journal, Applied):
     def progress(self) -> dict:
         """`reviewed`: flagged items with a decision, `flagged`: all of them, `decided`: items with a decision, flagged
         or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
-        decided = self.issues.id.isin([i for i, o in self.state.items() if o['action']]).to_numpy()
+        decided = self.issues.id.isin([i for i, o in self._current().items() if o['action']]).to_numpy()
         flagged = self.issues.is_issue.to_numpy(dtype=bool)
         keys = self._given
         per_class = pd.DataFrame({
@@ -155,7 +161,9 @@ class ReviewSession(Journal, Applied):
         outcome, and Cohen's `kappa` ("A coefficient of agreement for nominal scales", 1960; NaN where n is 0 or both
         gave all items one outcome). An outcome is a class, deleted, or unsure; keep means the given class."""
         given = dict(zip(self.issues.id, self.issues.given.map(short_name)))
-        with self._lock: votes = self._replay.votes()
+        with self._lock:
+            self._current()
+            votes = self._replay.votes()
         outcome = {u: {i: ('class', a.label_of(i) if a.do == 'relabel' else given[i]) if a.do in ('relabel', 'keep')
                        else (a.do, '') for i, a in o.items()} for u, o in votes.items()}
         rows = []
@@ -200,8 +208,8 @@ class ReviewSession(Journal, Applied):
     def _known(self, ids):
         ids = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
         if bad := [o for o in ids if not isinstance(o, str) or o not in self._ids]:
-            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass values "
-                             "of the column `id` of `issues`")
+            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass texts of "
+                             "the column `id` of `issues`")
         if not ids: raise ValueError("ids is empty: pass at least one")
         return [str(o) for o in dict.fromkeys(ids)]
 

@@ -39,6 +39,8 @@ class Cleaner:
         page_size=24,  # Items a page
     ):
         if backend not in VIEWS: raise ValueError(f"backend is {backend!r}: choose one of {', '.join(VIEWS)}")
+        if not hasattr(session, 'decisions'):
+            raise TypeError(f"session is a {type(session).__name__}: pass a ReviewSession, such as interp.review(path)")
         if page_size < 1: raise ValueError(f"page_size is {page_size}: show at least 1 item a page")
         self.session, self.page_size, self.lock = session, page_size, RLock()
         self.table, self.ids = session.issues, session.issues['id'].to_numpy()
