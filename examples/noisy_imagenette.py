@@ -1,4 +1,4 @@
-"""The seed's Imagenette experiments: which planted errors does confident learning find, at which noise, with which loss?
+"""The seed's Imagenette experiments: which planted errors are found, at which noise level, with which loss?
 
     python examples/noisy_imagenette.py                      downloads Imagenette and ResNet-34's weights; a GPU helps
     python examples/noisy_imagenette.py --path DIR --arch xresnet18 --scratch     what is there, without network
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from fastcore.script import call_parse
 from seed_data import LEVELS, LOSSES, PRUNES, csv_path, read_truth, score_table
 
 from fastai_clean.all import CleanWandbCallback, ConfidentLearningCallback, OutOfFold, find_issues
-from fastai_clean.vision import gradual_unfreeze, imagenette_learner, imagenette_path, noisy_imagenette
+from fastai_clean.vision import gradual_unfreeze, imagenette_learner, imagenette_path, imagenette_version
 
 STEPS = 'train', 'eval', 'predict'
 
@@ -33,6 +34,13 @@ STEPS = 'train', 'eval', 'predict'
 def run_path(out, loss, level):
     "Where one fit is kept"
     return Path(out)/'runs'/loss/f'noisy{level}'
+
+
+@contextmanager
+def said():
+    "End the script with the sentence of what cannot be had: network, files, weights, timm"
+    try: yield
+    except (OSError, ValueError, ImportError) as e: raise SystemExit(str(e)) from e
 
 
 def written(file, write):
@@ -54,14 +62,20 @@ def chosen(option, text, choices):
     return [o for o in choices if str(o) in found]
 
 
-def check_settings(out, settings, overwrite):
-    "SystemExit where `out` holds fits that were made otherwise"
-    file = Path(out)/'runs'/'settings.json'
-    if overwrite and file.parent.exists(): shutil.rmtree(file.parent)
-    if not file.exists(): return written(file, lambda o: o.write_text(json.dumps(settings), encoding='utf-8'))
+def check_settings(folder, settings):
+    "SystemExit where the fit in `folder` was made otherwise"
+    file = folder/'settings.json'
+    if not file.exists(): return
     old = json.loads(file.read_text(encoding='utf-8'))
     other = [f'{k} {old.get(k)}, not {v}' for k, v in settings.items() if old.get(k) != v]
-    if other: raise SystemExit(f'--out {out} holds fits with {"; ".join(other)}: choose another --out, or --overwrite')
+    if other: raise SystemExit(f'{folder} holds a fit with {"; ".join(other)}: choose another --out, or --overwrite')
+
+
+def forget(folder, files, steps):
+    "Remove what the `steps` are to make anew"
+    if 'train' in steps: shutil.rmtree(folder, ignore_errors=True)
+    if 'eval' in steps: (folder/'accuracy.json').unlink(missing_ok=True)
+    for o in files if 'predict' in steps else []: o.unlink(missing_ok=True)
 
 
 def train(folder, make, settings, wandb):
@@ -70,6 +84,7 @@ def train(folder, make, settings, wandb):
     cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
     if wandb: cbs.append(CleanWandbCallback(project='noisy_imagenette', name='-'.join(folder.parts[-2:])))
     learn, epochs, lr = make(cbs), settings['epochs'], settings['lr']
+    written(folder/'settings.json', lambda o: o.write_text(json.dumps(settings), encoding='utf-8'))
     if settings['unfreeze']: gradual_unfreeze(learn, epochs, lr)
     elif settings['pretrained']: learn.fine_tune(epochs, lr)
     else: learn.fit_one_cycle(epochs, lr)
@@ -93,9 +108,9 @@ def predict(folder, file, prune, truth):
     if file.exists(): return
     need(folder/'weights.pth')
     oof = OutOfFold.load(folder/'oof')
-    issues = find_issues(oof.targets, oof.pred_probs, PRUNES[prune], items=oof.items, vocab=oof.vocab)
+    issues = find_issues(oof.targets, oof.pred_probs, PRUNES[prune], items=[int(o) for o in oof.items], vocab=oof.vocab)
     issues = issues[issues.is_issue]
-    rows = truth.set_index('path', drop=False).loc[issues['item']]
+    rows = truth.loc[issues['item']]  # an item's name is its row's number
     rows = rows.assign(predictions=issues.predicted.to_numpy(), confidence=issues.confidence.to_numpy())
     written(file, lambda o: rows.to_csv(o, index=False))
 
@@ -143,23 +158,25 @@ def main(
     if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
     settings = dict(arch=arch, pretrained=not scratch, unfreeze=unfreeze, size=size, epochs=epochs, lr=lr,
                     n_folds=n_folds, bs=bs, seed=seed, woof=woof)
-    check_settings(out, settings, overwrite and 'train' in steps)
-    if path is None: path = imagenette_path(160 if size <= 160 else 320 if size <= 320 else 'full', woof)
+    runs = [(level, loss, run_path(out, loss, level)) for level in levels for loss in losses]
+    for *_, folder in runs:
+        if not (overwrite and 'train' in steps): check_settings(folder, settings)
+    with said(): path = path or imagenette_path(imagenette_version(size), woof)
     truth_csv = path/f'noisy_image{"woof" if woof else "nette"}.csv'
     truth = read_truth(truth_csv, levels)
-    for level, loss in itertools.product(levels, losses):
+    for level, loss, folder in runs:
         def make(cbs, level=level, loss=loss):
             set_seed(seed)
-            return imagenette_learner(level, arch, size, loss == smooth, not scratch, path=path, woof=woof, bs=bs,
-                                      num_workers=num_workers, cbs=cbs)
-        folder = run_path(out, loss, level)
+            with said():
+                return imagenette_learner(level, arch, size, loss == smooth, not scratch, path=path, woof=woof, bs=bs,
+                                          num_workers=num_workers, cbs=cbs)
+        files = {o: csv_path(out, loss, o, level) for o in prunes}
+        if overwrite: forget(folder, files.values(), steps)
         print(f'{loss}, {level} % noise', flush=True)
         if 'train' in steps: train(folder, make, settings, wandb)
         if 'eval' in steps: evaluate(folder, make)
-        for o in prunes if 'predict' in steps else []:
-            file = csv_path(out, loss, o, level)
-            if overwrite: file.unlink(missing_ok=True)
-            predict(folder, file, o, truth)
+        if 'predict' in steps:
+            for o, file in files.items(): predict(folder, file, o, truth)
     if not any(csv_path(out, *o).exists() for o in itertools.product(LOSSES, PRUNES, LEVELS)): return None
     table = table_of(out, truth_csv)
     written(out/'experiments.csv', lambda o: table.to_csv(o, index=False))

@@ -7,12 +7,21 @@ from warnings import warn
 
 import numpy as np
 import pandas as pd
+from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner
+from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
-from .folds import new_dl, view
+from .callbacks import (
+    ConfidentLearningCallback,
+    CoTeachingCallback,
+    ItemWeightsCallback,
+    SoftPseudoLabelCallback,
+)
+from .callbacks.targets import TargetsCallback
+from .checks import is_binary_loss
+from .folds import labels_of, new_dl, view
 from .interpret import CleanInterpretation
 from .oof import snapshot, was_trained
 from .review.dls import relabelled
@@ -52,18 +61,21 @@ def clean_fit(self: Learner,
     `n_folds` + 2 fits. The figures are those of the validation set's labels: where they are wrong too, see
     `CleanInterpretation.evaluate`.
 
-    Raises ValueError for an unknown strategy or method, and where nothing would be left to train on; what
-    `ConfidentLearningCallback` raises; warns where the Learner is trained already."""
+    Raises ValueError for an unknown strategy or method, and where fewer than two items would be left; TypeError, before
+    training, for other than one class an item, and for callbacks that cannot be in two fits; what
+    `ConfidentLearningCallback` raises. Warns where the Learner is trained already."""
     if strategy not in STRATEGIES: raise ValueError(f"strategy is {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     if not callable(getattr(self, method, None)):
         raise ValueError(f"method is {method!r}, which the Learner does not have: name one that fits, as fine_tune")
+    _check(self, L(kwargs.get('cbs')))
     if was_trained(self):
         warn("the Learner was trained before clean_fit: its weights have seen every label, and the fresh copy starts "
              "from them; start from a new Learner", stacklevel=2)
     new = _fresh_copy(self)
-    own = any(isinstance(o, ConfidentLearningCallback) for o in self.cbs)
+    own = any(_is_or_makes(o, ConfidentLearningCallback) for o in [*self.cbs, *L(kwargs.get('cbs'))])
     folds = None if own else ConfidentLearningCallback(n_folds, seed=seed, act=act)
     rows = {'plain': _timed(self, method, n_epoch, folds, kwargs)}
+    kwargs['cbs'] = [o for o in L(kwargs.get('cbs')) if not _is_or_makes(o, ConfidentLearningCallback)]
     interp, oof, cb = CleanInterpretation.from_learner(self, 0, filter_by=filter_by), self.oof, None
     flagged = interp.noisy_idxs()
     if strategy == 'drop': _drop(new, np.setdiff1d(np.arange(len(oof)), flagged))
@@ -76,6 +88,20 @@ def clean_fit(self: Learner,
     comparison.insert(0, 'changed', [0, changed])
     comparison.insert(0, 'items', [len(oof), len(new.dls.train_ds)])
     return CleanFit(new, comparison, interp)
+
+
+def _check(learn, cbs):
+    with no_random(): task = labels_of(learn.dls.train, is_binary_loss(learn.loss_func)).task
+    if task != 'classification':
+        raise TypeError(f"the training set's labels are of {task}: clean_fit needs one class an item")
+    once = CoTeachingCallback, TargetsCallback, SaveModelCallback
+    if found := [o for o in [*learn.cbs, *cbs] if _is_or_makes(o, once)]:
+        name = getattr(found[0], '__name__', type(found[0]).__name__)
+        raise TypeError(f"{name} would be in both fits, and the second would use or overwrite what the first left: "
+                        "leave it out of clean_fit, and fit the new Learner with it by hand")
+
+
+def _is_or_makes(cb, cls): return issubclass(cb if isinstance(cb, type) else type(cb), cls)
 
 
 def _fresh_copy(learn):
@@ -99,14 +125,18 @@ def _timed(learn, method, n_epoch, cb, kwargs):
     getattr(learn, method)(n_epoch, **{**kwargs, 'cbs': L(kwargs.get('cbs')) + L(cb)})
     row, recorder = {'seconds': time.perf_counter() - start}, getattr(learn, 'recorder', None)
     if recorder is None or not recorder.values: return row
-    return row | dict(zip(recorder.metric_names[1:], map(float, recorder.values[-1])))
+    values = (np.nan if o is None else float(o) for o in recorder.values[-1])
+    return row | dict(zip(recorder.metric_names[1:], values))
 
 
 def _drop(learn, keep):
     dl = learn.dls.train
-    if not len(keep): raise ValueError("all training items are label issues: nothing would be left to train on")
+    if len(keep) < 2:
+        raise ValueError(f"all training items but {len(keep)} are label issues: too few would be left to train on")
     bs = dl.bs if hasattr(dl, 'bs') else dl.batch_size
-    learn.dls.loaders[0] = new_dl(dl, view(dl.dataset, keep, 0), keep, **({'bs': min(bs, len(keep))} if bs else {}))
+    kw = {} if bs is None else {'bs': min(bs, len(keep))}
+    if kw and kw['bs'] > 1 and len(keep) % kw['bs'] == 1: kw['drop_last'] = True  # one item, which BatchNorm refuses
+    learn.dls.loaders[0] = new_dl(dl, view(dl.dataset, keep, 0), keep, **kw)
 
 
 def _relabel(learn, oof, flagged):

@@ -38,7 +38,8 @@ def soft_targets(
     soft = np.isfinite(probs).all(1)
     if which != 'all': soft &= np.where(soft, probs.max(1), 0) >= threshold
     if which == 'issues': soft &= np.asarray(is_issue, dtype=bool)
-    hard = np.eye(probs.shape[1])[labels]
+    hard = np.zeros(probs.shape)
+    hard[np.arange(len(labels)), labels] = 1
     with np.errstate(divide='ignore'): logs = np.log(np.where(soft[:, None], probs, 1).clip(0))/temperature
     sharp = np.exp(logs - logs.max(1, keepdims=True))
     sharp /= sharp.sum(1, keepdims=True)

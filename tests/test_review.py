@@ -693,3 +693,12 @@ def test_tables_and_results_hold_what_others_decided(tmp_path):
     session.keep('i0')
     assert session.agreement().n.tolist() == [1]
     assert set(session.refresh()) == {'i0', 'i1', 'i2', 'i3'}
+
+
+def test_blank_numbers_of_a_csv_are_read_and_wrong_ones_named(tmp_path):
+    df = table()
+    df.assign(label_quality=np.nan).to_csv(tmp_path/'a.csv', index=False)
+    assert ReviewSession(tmp_path/'a.csv', tmp_path/'a.jsonl').issues.label_quality.isna().all()
+    df.assign(confidence='much').to_csv(tmp_path/'b.csv', index=False)
+    with pytest.raises(ValueError, match="has 'much' in 'confidence'"):
+        ReviewSession(tmp_path/'b.csv', tmp_path/'b.jsonl')

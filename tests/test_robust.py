@@ -7,10 +7,15 @@ import pytest
 import torch
 from conftest import DIGITS, digit_dls, plant, tiny_learn, tiny_model
 from fastai.callback.mixup import MixUp
+from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
 from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
 
-from fastai_clean.callbacks import ConfidentLearningCallback
+from fastai_clean.callbacks import ConfidentLearningCallback, CoTeachingCallback, SoftPseudoLabelCallback
 from fastai_clean.folds import labels_of
 from fastai_clean.robust import STRATEGIES
 
@@ -107,3 +112,36 @@ def test_a_callback_of_the_learner_itself_is_used():
     res = learn.clean_fit(1)
     assert learn.oof.config['n_folds'] == 2
     assert not any(isinstance(o, ConfidentLearningCallback) for o in res.learn.cbs)
+
+
+@pytest.mark.parametrize('cb', [lambda: CoTeachingCallback(tiny_model(7)), SaveModelCallback,
+                                lambda: SoftPseudoLabelCallback((['0'], np.eye(10)[:1]))])
+def test_callbacks_that_cannot_be_in_two_fits_are_refused_before_training(cb):
+    learn = digits()
+    with pytest.raises(TypeError, match='would be in both fits'): learn.clean_fit(1, cbs=cb())
+    assert learn.opt is None
+
+
+def test_other_labels_than_one_class_are_refused_before_training():
+    class Numbers:
+        def __len__(self): return 40
+        def __getitem__(self, i): return torch.ones(3)*i, torch.tensor(float(i))
+    dls = DataLoaders(DataLoader(Numbers(), bs=8), DataLoader(Numbers(), bs=8))
+    learn = tiny_learn_of(dls)
+    with pytest.raises(TypeError, match='labels are of regression'): learn.clean_fit(1)
+    assert learn.opt is None
+
+
+def tiny_learn_of(dls): return Learner(dls, torch.nn.Linear(3, 1), MSELossFlat())
+
+
+def test_a_learner_without_validation_set_is_fitted():
+    learn = tiny_learn(digit_dls(range(60), [], GIVEN), metrics=accuracy)
+    res = learn.clean_fit(1, 'weight', n_folds=2)
+    assert res.comparison.index.tolist() == ['plain', 'weight']
+
+
+def test_folds_of_the_call_are_the_only_ones():
+    learn = digits()
+    res = learn.clean_fit(1, cbs=ConfidentLearningCallback(2))
+    assert learn.oof.config['n_folds'] == 2 and res.learn.oof is None

@@ -6,6 +6,7 @@ from conftest import PIXELS, tiny_learn, tiny_model
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.mixup import MixUp
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from test_soft import LABELS, digits, known
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset
@@ -16,6 +17,7 @@ from fastai_clean.callbacks import (
     SoftPseudoLabelCallback,
     TrainingDynamicsCallback,
 )
+from fastai_clean.soft import soft_targets
 
 
 class Soft(Callback):
@@ -117,3 +119,33 @@ def test_predictions_within_the_fit_change_nothing_of_it(make, event, how):
     (plain, a), (other, b) = fitted(), fitted(nested)
     for k, v in plain.model.state_dict().items(): assert torch.equal(v, other.model.state_dict()[k]), k
     if make is TrainingDynamicsCallback: np.testing.assert_array_equal(a.dynamics.margins, b.dynamics.margins)
+
+
+class Broken:
+    "A data set with an item that cannot be read"
+    def __init__(self): self.broken = True
+    def __len__(self): return 32
+
+    def __getitem__(self, i):
+        if self.broken and i == 9: raise OSError('truncated')
+        return PIXELS[i], torch.tensor(i % 10)
+
+
+@pytest.mark.parametrize('make', [TrainingDynamicsCallback, EarlyLearningRegularizationCallback,
+                                  lambda: CoTeachingCallback(tiny_model(7)),
+                                  lambda: SoftPseudoLabelCallback((['0'], np.eye(10)[:1]), which='all')])
+def test_a_batch_that_cannot_be_loaded_leaves_nothing_on_the_learner(make):
+    ds = Broken()
+    learn = tiny_learn(DataLoaders(DataLoader(ds, bs=8), DataLoader(ds, bs=8)))
+    before = {o: vars(learn.dls.train).get(o) for o in ('do_item', 'do_batch', 'after_batch')}
+    with pytest.raises(OSError): learn.fit(1, cbs=make())
+    assert {o: vars(learn.dls.train).get(o) for o in before} == before
+    assert not {'_call_one', '_with_events'} & vars(learn).keys()
+    ds.broken = False
+    learn.fit(1)
+    learn.fit(1, cbs=make())
+
+
+def test_soft_targets_of_many_classes_need_no_square():
+    mask, targets = soft_targets(np.full((3, 50_000), 1/50_000), [0, 7, 49_999], which='all', mix=0)
+    assert targets.argmax(1).tolist() == [0, 7, 49_999] and mask.all()

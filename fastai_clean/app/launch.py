@@ -1,5 +1,6 @@
 "`fastai_clean_review`: its command line, and Streamlit started so that nobody but this machine reaches it"
 import argparse
+import csv
 import sys
 from functools import lru_cache
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ def main(
     if find_spec('streamlit') is None:
         raise SystemExit("the browser app needs Streamlit: pip install 'fastai_clean[app]'")
     try: opened(tuple(args))
-    except (ValueError, TypeError, OSError) as e: raise SystemExit(f'fastai_clean_review: {e}') from e
+    except (ValueError, TypeError, OSError, csv.Error) as e: raise SystemExit(f'fastai_clean_review: {e}') from e
     from streamlit.web.cli import main as streamlit
     port = [] if options.port is None else [f'--server.port={options.port}']
     try: streamlit(['run', str(SCRIPT), *FLAGS, *port, '--', *args], 'streamlit')

@@ -56,6 +56,8 @@ class CoTeachingCallback(Callback):
         "Refuse what changes what a batch is"
         if self.learn.lock.locked(): return
         refuse(self.learn, (MixHandler, GradientAccumulation), self, "which changes what a batch is")
+        self._leave()
+        self._forget = restored_on_error(self.learn, self._leave)
 
     def before_train(self):
         "Make the peer ready, unless this is `lr_find`"
@@ -88,7 +90,7 @@ class CoTeachingCallback(Callback):
         if groups[0] != groups[1]:
             raise ValueError(f"peer has {groups[1]} parameter groups, the Learner {groups[0]}: give both one splitter")
         if peer.opt.frozen_idx != learn.opt.frozen_idx: peer.freeze_to(learn.opt.frozen_idx)
-        self._on, self._forget = True, restored_on_error(learn, self._leave)
+        self._on = True
 
     @property
     def rate(self):

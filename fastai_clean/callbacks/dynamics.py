@@ -64,7 +64,9 @@ class TrainingDynamicsCallback(Callback):
     def before_fit(self):
         "Note the loss, unless this is `lr_find`, or prediction and validation, which hold the Learner's lock"
         if self.learn.lock.locked(): return
+        self._end()
         self._loss = None if hasattr(self.learn, 'lr_finder') else self.learn.loss_func
+        self._forget = restored_on_error(self.learn, self._end)
 
     def before_train(self):
         "The fit is real: look at the labels, and follow the items of the batches"
@@ -94,7 +96,7 @@ class TrainingDynamicsCallback(Callback):
         elif names != self._names or not np.array_equal(labels.targets, self._labels.targets):
             raise ValueError("learn.dls has other training items or labels than in the fit before: make a new Learner "
                              "and a new callback for them")
-        self._act, self._forget = act, restored_on_error(learn, self._end)
+        self._act = act
         self._epochs.append(0)
 
     def _mixers(self): return [o for o in self.learn.cbs if isinstance(o, MixHandler) and o.run]

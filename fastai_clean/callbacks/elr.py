@@ -43,6 +43,8 @@ class EarlyLearningRegularizationCallback(Callback):
         "Refuse mixed items"
         if self.learn.lock.locked(): return
         refuse(self.learn, MixHandler, self, "whose items are no longer one")
+        self._end()
+        self._forget = restored_on_error(self.learn, self._end)
 
     def before_train(self):
         "Follow the items of the batches, unless this is `lr_find`"
@@ -53,7 +55,6 @@ class EarlyLearningRegularizationCallback(Callback):
             if names != self._names or self._of is not self.learn: self.targets = None
             self._ds, self._names, self._of = dl.dataset, names, self.learn
         self._items = BatchItems(dl).start()
-        self._forget = restored_on_error(self.learn, self._stop)
 
     def before_batch(self):
         "Note which items the batch holds"
@@ -84,9 +85,13 @@ class EarlyLearningRegularizationCallback(Callback):
         return self.targets[idxs]
 
     def _stop(self):
-        self._forget()
         if self._items is not None: self._items.stop()
-        self._items, self._forget = None, noop
+        self._items = None
+
+    def _end(self):
+        forget, self._forget = self._forget, noop
+        forget()
+        self._stop()
 
     def after_train(self):
         "Leave the DataLoader as it was"
@@ -98,7 +103,7 @@ class EarlyLearningRegularizationCallback(Callback):
 
     def after_fit(self):
         "Leave the DataLoader as it was where the fit was cancelled"
-        if not self.learn.lock.locked(): self._stop()
+        if not self.learn.lock.locked(): self._end()
 
 
 def refuse(

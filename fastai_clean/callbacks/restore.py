@@ -39,13 +39,18 @@ class _Guard:
     def _call_one(self, name):
         "What is left as a fit begins is of one that failed as it began"
         if name == 'before_fit': self._restore_outside()
-        self._run(Learner._call_one, name)
+        ends, begins = name in ('after_fit', 'after_cancel_fit'), name == 'before_fit'
+        caught = () if ends else core.CancelFitException if begins else CANCELS
+        self._run(Learner._call_one, caught, name)
 
-    def _with_events(self, *args, **kwargs): self._run(Learner._with_events, *args, **kwargs)
+    def _with_events(self, f, event_type, *args, **kwargs):
+        "What an epoch lets out ends the fit, but for CancelFitException, which the fit itself catches"
+        caught = core.CancelFitException if event_type == 'epoch' else CANCELS
+        self._run(Learner._with_events, caught, f, event_type, *args, **kwargs)
 
-    def _run(self, f, *args, **kwargs):
+    def _run(self, f, caught, *args, **kwargs):
         try: f(self.learn, *args, **kwargs)
-        except CANCELS: raise
+        except caught: raise
         except BaseException:
             self._restore_outside()
             raise

@@ -83,8 +83,11 @@ class ItemWeightsCallback(TargetsCallback):
 
     def __init__(self,
         source,  # OutOfFold, CleanInterpretation, (ids, probabilities (m, c)), or the folder of a saved OutOfFold
-        score='self_confidence',  # Label quality: see `label_quality`
+        score='self_confidence',  # Label quality: a name or a function, see `label_quality`
     ):
+        if not isinstance(score, str) and not callable(score):
+            raise TypeError(f"score is a {type(score).__name__}: pass a name or a function, since values of your own "
+                            "have no item names")
         self._init_state()
         store_attr()
 
@@ -97,7 +100,9 @@ class ItemWeightsCallback(TargetsCallback):
         known = np.isfinite(probs).all(1)
         weights = np.ones(len(ids), dtype=np.float32)
         quality = label_quality(self._labels.targets[known], probs[known], self.score)
-        if quality.sum() <= 0: raise ValueError("the label quality of all items is 0: see score=")
+        if quality.min() < 0 or quality.sum() <= 0:
+            raise ValueError(f"score gives label qualities from {quality.min():.3g} to {quality.max():.3g}: give 0 or "
+                             "more, not 0 for all")
         weights[known] = quality/quality.mean()
         self._weights = torch.as_tensor(weights)
         return f'training items weigh {weights.min():.3f} to {weights.max():.3f}, 1 on average'
@@ -125,7 +130,7 @@ def _lined_up(source, ids, labels):
             raise TypeError(f"source is a {type(source).__name__}: pass an OutOfFold, a CleanInterpretation, (ids, "
                             "probabilities), or the folder of a saved OutOfFold") from e
         names = [o.as_posix() if isinstance(o, Path) else str(o) for o in names]
-        probs = probs.detach().cpu().numpy() if isinstance(probs, torch.Tensor) else np.asarray(probs, dtype=float)
+        probs = np.asarray(probs.detach().float().cpu() if isinstance(probs, torch.Tensor) else probs, dtype=float)
     if getattr(source, 'task', 'classification') != 'classification':
         raise TypeError(f"source is of the task {source.task}: soft targets need one class an item")
     return _matched(list(names), probs, vocab, flags, ids, labels)
@@ -142,6 +147,7 @@ def _matched(names, probs, vocab, flags, ids, labels):
             raise ValueError(f"source does not have the class {str(missing[0])[:80]!r} of the training set's vocab: "
                              "pass probabilities of the same classes")
         probs = probs[:, [at[str(o)] for o in labels.vocab]]
+    if not names: raise ValueError("source has no items: pass ids and their probabilities")
     place = {o: i for i, o in enumerate(names)}
     if len(place) < len(names): raise ValueError(f"source has {len(names) - len(place)} ids twice: give each item one")
     rows = np.array([place.get(o, -1) for o in ids])

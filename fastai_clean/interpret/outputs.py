@@ -67,8 +67,8 @@ class Outputs:
         path,  # File to write
         overwrite=False,  # Whether to replace a file
     ) -> Path:
-        """Write all of `issues` as the CSV that `fastai_clean_review` shows, with a column `path` of the image files, or
-        `text` of what else is shown of an item. Raises FileExistsError where `path` exists, see `overwrite`, and
+        """Write all of `issues` as the CSV that `fastai_clean_review` shows, with a column `path` of the image files,
+        or `text` of what else is shown of an item. Raises FileExistsError where `path` exists, see `overwrite`, and
         TypeError where there is not one class an item."""
         self._needs_classes('review')
         rows, ds = self.issues, self.dl.dataset

@@ -122,8 +122,9 @@ class ReviewSession(Journal, Applied):
 
     @property
     def state(self) -> dict:
-        """As of the last action, refresh or table: id -> `action` (None where there is but a note), `label` (of a relabel), `note`, and `user` and `time` (ISO,
-        UTC) of the action, or of the note where there is no action; a snapshot, of all users' decisions"""
+        """id -> `action` (None where there is but a note), `label` (of a relabel), `note`, and `user` and `time` (ISO,
+        UTC) of the action, or of the note where there is no action; a snapshot, of all users' decisions that the
+        session has read"""
         with self._lock:
             if self._snapshot is None: self._snapshot = dict(self._replay.state)
             return self._snapshot
@@ -208,8 +209,8 @@ class ReviewSession(Journal, Applied):
     def _known(self, ids):
         ids = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
         if bad := [o for o in ids if not isinstance(o, str) or o not in self._ids]:
-            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass texts of "
-                             "the column `id` of `issues`")
+            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass texts "
+                             "of the column `id` of `issues`")
         if not ids: raise ValueError("ids is empty: pass at least one")
         return [str(o) for o in dict.fromkeys(ids)]
 

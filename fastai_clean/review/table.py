@@ -39,8 +39,13 @@ def issue_table(issues):
 
 def _read_table(path):
     "The table as text, but for its numbers: a class may be called NA"
-    df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='backslashreplace')
-    for name in {'confidence', 'label_quality'} & {*df}: df[name] = pd.to_numeric(df[name].replace('', 'nan'))
+    df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors='backslashreplace', index_col=False)
+    for name in {'confidence', 'label_quality'} & {*df}:
+        blank = df[name].isna() | df[name].isin(['', 'nan'])
+        numbers = pd.to_numeric(df[name].mask(blank), errors='coerce')
+        if (bad := numbers.isna() & ~blank).any():
+            raise ValueError(f"{path} has {brief(df[name][bad].iloc[0])} in {name!r}: write numbers")
+        df[name] = numbers
     if 'is_issue' in df:
         flags = df.is_issue.str.lower().map({'true': True, 'false': False, '1': True, '0': False})
         if flags.isna().any():

@@ -6,14 +6,21 @@ import pandas as pd
 from fastai.data.external import URLs
 from fastai.data.transforms import get_image_files
 
-from .download import fetch
+from ..download import fetch
 
-__all__ = ['NOISE_LEVELS', 'VERSIONS', 'imagenette_path', 'noisy_imagenette', 'noisy_mnist']
+__all__ = ['NOISE_LEVELS', 'VERSIONS', 'imagenette_path', 'imagenette_version', 'noisy_imagenette', 'noisy_mnist']
 
 NOISE_LEVELS = 0, 1, 5, 25, 50
 VERSIONS = 160, 320, 'full'
 MNIST_ITEMS = 70_000
 _MNIST_SPLITS = ('training', 'testing'), ('train', 'valid')
+
+
+def imagenette_version(
+    size,  # Side in pixels of the images that a model is to see
+) -> int | str:  # One of `VERSIONS`
+    "The smallest version of Imagenette whose images need not be enlarged to `size`"
+    return next((o for o in VERSIONS[:-1] if size <= o), VERSIONS[-1])
 
 
 def imagenette_path(
@@ -45,7 +52,8 @@ def noisy_imagenette(
         raise FileNotFoundError(f"{file} is not there: fastai's archives of 2022 and later hold it, so pass the folder "
                                 "of such a one, or delete the folder to have it downloaded")
     df = pd.read_csv(file)
-    columns = dict(path='path', label=f'noisy_labels_{int(pct_noise)}', true_label='noisy_labels_0', is_valid='is_valid')
+    columns = {'path': 'path', 'label': f'noisy_labels_{int(pct_noise)}', 'true_label': 'noisy_labels_0',
+               'is_valid': 'is_valid'}
     lacking = {*columns.values()} - {*df.columns}
     if lacking: raise ValueError(f"{file} lacks the column {' and '.join(sorted(lacking))}: take the published file")
     _check_images(path, df.path, file)

@@ -14,7 +14,7 @@ from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import model_meta, vision_learner
 from fastai.vision.models import xresnet
 
-from .data import VERSIONS, imagenette_path, mnist_path, noisy_imagenette, noisy_mnist
+from .data import imagenette_path, imagenette_version, mnist_path, noisy_imagenette, noisy_mnist
 
 __all__ = ['gradual_unfreeze', 'imagenette_dls', 'imagenette_learner', 'mnist_learner']
 
@@ -63,7 +63,7 @@ def imagenette_learner(
     model = _model(arch, pretrained)
     if path is None:
         if df is not None: raise ValueError("df has no folder: pass path, which its paths are relative to")
-        path = imagenette_path(next((o for o in VERSIONS[:-1] if size <= o), VERSIONS[-1]), woof)
+        path = imagenette_path(imagenette_version(size), woof)
     if df is None: df = noisy_imagenette(path, pct_noise, woof=woof)
     dls = imagenette_dls(df, path, size, bs, num_workers=num_workers)
     return _learner(dls, model, label_smoothing, pretrained, kwargs)
@@ -151,8 +151,9 @@ def _weights(model):
     if isinstance(model, str):
         import timm
         cfg = timm.get_pretrained_cfg(model)
-        return (f"the weights {cfg.hf_hub_id or cfg.url} of timm's {model} could not be loaded: get their file "
-                "elsewhere and pass pretrained_cfg_overlay=dict(file=...)")
+        url = f'https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors' if cfg.hf_hub_id else cfg.url
+        return (f"{url} with the weights of timm's {model} could not be loaded: get the file elsewhere and pass "
+                "pretrained_cfg_overlay=dict(file=<where it is>)")
     name, url = model.__name__, _XRN50
     if model is not xresnet.xresnet50: url = torchvision.models.get_model_weights(name).DEFAULT.url
     file = url.rsplit('/', 1)[-1]

@@ -1,0 +1,159 @@
+"Any Hugging Face sequence classifier as a fastai Learner"
+import copy
+import os
+from pathlib import Path
+
+import torch
+from fastai.callback import schedule  # noqa: F401
+from fastai.data.core import DataLoaders, Datasets
+from fastai.data.transforms import Categorize, ColReader, ColSplitter
+from fastai.learner import Learner
+from fastai.text.data import SortedDL, TensorText
+from fastai.torch_core import TitledStr
+from fasttransform import Transform
+from torch import nn
+
+from .tweets import check_frame, classifier_args
+
+__all__ = ['SequenceLogits', 'TokenizeBatch', 'transformer_dls', 'transformer_learner', 'transformer_splitter']
+
+
+def as_written(text: str): return TitledStr(text)
+
+
+class TokenizeBatch(Transform):
+    """Texts of a batch -> token numbers (batch, longest), padded to the longest text of the batch and cut after
+    `max_length` tokens. What looks like a special token, as [PAD], is read as the letters that it is."""
+    def __init__(self, tokenizer, max_length): self.tokenizer, self.max_length = tokenizer, max_length
+
+    def encodes(self, samples: list):
+        ids = self.tokenizer([str(o[0]) for o in samples], padding=True, truncation=True, max_length=self.max_length,
+                             split_special_tokens=True, return_tensors='pt')['input_ids']
+        return [(TensorText(i), *o[1:]) for i, o in zip(ids, samples)]
+
+    def decodes(self, x: TensorText): return TitledStr(self.tokenizer.decode(x.tolist(), skip_special_tokens=True))
+
+
+class SequenceLogits(nn.Module):
+    "Token numbers (batch, n) -> logits (batch, classes) of a Hugging Face sequence classifier; padding is masked"
+    def __init__(self, model, pad):
+        super().__init__()
+        self.model, self.pad = model, pad
+
+    def forward(self, ids):
+        ids = ids.as_subclass(torch.Tensor)
+        return self.model(input_ids=ids, attention_mask=(ids != self.pad).long()).logits
+
+
+def transformer_dls(
+    df,  # Frame with text, label and is_valid, as `covid_tweets` gives it
+    tokenizer,  # A Hugging Face tokenizer
+    max_length=128,  # Tokens of a text that are read
+    bs=32,  # Batch size
+    num_workers=0,  # Processes that load texts; 0: none
+    device=None,  # Device of the batches; None: the GPU where there is one
+) -> DataLoaders:
+    """Texts as they were written, sorted by length and tokenized batch by batch, and labels.
+
+    Raises TypeError where `df` is no frame, ValueError where a column or a value is missing, or is_valid sets no row,
+    or every row, aside, and for a tokenizer without padding."""
+    check_frame(df)
+    if tokenizer.pad_token_id is None:
+        raise ValueError("tokenizer has no pad_token: set it, for example tokenizer.pad_token = tokenizer.eos_token")
+    max_length = min(max_length, tokenizer.model_max_length)
+    ds = Datasets(df, [[ColReader('text'), as_written], [ColReader('label'), Categorize()]],
+                  splits=ColSplitter('is_valid')(df))
+    return ds.dataloaders(bs=bs, dl_type=SortedDL, before_batch=TokenizeBatch(tokenizer, max_length), device=device,
+                          num_workers=num_workers)
+
+
+def transformer_splitter(
+    model,  # `SequenceLogits`
+) -> list:  # Two to four lists of parameters
+    """Groups for discriminative learning rates and gradual unfreezing, from the input to the output: embeddings, the
+    lower half of the layers, the upper half, and the head with whatever else comes after the layers."""
+    inner = model.model
+    stacks = [o for o in inner.modules() if isinstance(o, nn.ModuleList)]
+    if not stacks: return [o for o in _body_and_head(inner) if o]
+    layers = [[*o.parameters()] for o in max(stacks, key=lambda o: sum(p.numel() for p in o.parameters()))]
+    lower, upper = (sum(o, []) for o in (layers[:len(layers)//2], layers[len(layers)//2:]))
+    within, before, after, seen = {id(p) for p in lower + upper}, [], [], False
+    for p in inner.parameters():
+        if id(p) in within: seen = True
+        else: (after if seen else before).append(p)
+    return [o for o in (before, lower, upper, after) if o]
+
+
+def transformer_learner(
+    df,  # Frame with text, label and is_valid, or DataLoaders of `transformer_dls`
+    model='vinai/bertweet-base',  # Name at huggingface.co, folder, or configuration, which starts from random weights
+    tokenizer=None,  # A Hugging Face tokenizer; None: that of `model` or of the DataLoaders
+    max_length=128,  # Tokens of a text that are read, unless the model allows fewer only
+    bs=32,  # Batch size
+    label_smoothing=False,  # Whether the loss is LabelSmoothingCrossEntropy, not cross-entropy
+    num_workers=0,  # Processes that load texts; 0: none
+    device=None,  # Device; None: the GPU where there is one
+    **kwargs,  # Passed to `Learner`: cbs, metrics, lr (5e-5 unless given), opt_func, loss_func
+) -> Learner:
+    """A Learner whose model is a transformer with a head for the classes of `df`; `fit_one_cycle(n, slice(1e-6, 5e-5))`
+    gives each group of `transformer_splitter` its own learning rate. A folder is read without network.
+
+    Raises ImportError without transformers, ConnectionError where `model` cannot be downloaded, ValueError for a folder
+    that holds no model, a configuration without `tokenizer` and a tokenizer with more tokens than the model, and what
+    `transformer_dls` raises."""
+    hf = _transformers()
+    dls = df if isinstance(df, DataLoaders) else None
+    if dls is not None:
+        if tokenizer is not None: raise ValueError("tokenizer and DataLoaders are both given: pass one of them")
+        tokenizer, max_length = _tokenizer_of(dls)
+    else: check_frame(df)
+    config = model if isinstance(model, hf.PretrainedConfig) else _load(hf.AutoConfig, model)
+    if tokenizer is None:
+        if config is model: raise ValueError("model is a configuration, which has no tokenizer: pass tokenizer=")
+        tokenizer = _load(hf.AutoTokenizer, model)
+    limit = getattr(config, 'max_position_embeddings', None) or max_length
+    if dls is None: dls = transformer_dls(df, tokenizer, min(max_length, limit), bs, num_workers, device)
+    elif max_length > limit:
+        raise ValueError(f"df holds DataLoaders of {max_length} tokens, but the model reads {limit}: make them by "
+                         f"transformer_dls(df, tokenizer, {limit})")
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"tokenizer has {len(tokenizer)} tokens, but the model {config.vocab_size}: pass its own")
+    config = copy.deepcopy(config)
+    config.num_labels, config.pad_token_id = len(dls.vocab), tokenizer.pad_token_id
+    if isinstance(model, hf.PretrainedConfig): inner = hf.AutoModelForSequenceClassification.from_config(config)
+    else: inner = _load(hf.AutoModelForSequenceClassification, model, config=config, ignore_mismatched_sizes=True)
+    return Learner(dls, SequenceLogits(inner, tokenizer.pad_token_id), splitter=transformer_splitter,
+                   **{'lr': 5e-5, **classifier_args(dls.vocab, label_smoothing, kwargs)})
+
+
+def _transformers():
+    try:
+        import transformers
+    except ImportError as e:
+        raise ImportError("transformer_learner needs transformers: pip install 'fastai_clean[transformers]'") from e
+    return transformers
+
+
+def _tokenizer_of(dls):
+    found = [(o.tokenizer, o.max_length) for o in dls.train.before_batch.fs if isinstance(o, TokenizeBatch)]
+    if not found: raise ValueError("df holds DataLoaders without a Hugging Face tokenizer: see transformer_dls")
+    return found[0]
+
+
+def _body_and_head(inner):
+    body = {id(p) for p in inner.base_model.parameters()} if inner.base_model is not inner else set()
+    return [[p for p in inner.parameters() if (id(p) in body) == o] for o in (True, False)]
+
+
+def _load(kind, model, **kwargs):
+    "What `kind` loads of a folder, or downloads"
+    folder = Path(model).is_dir()
+    try: return kind.from_pretrained(os.fspath(model), local_files_only=folder, **kwargs)
+    except (OSError, ValueError) as e:
+        why = str(e).strip().splitlines()[0][:200]
+        if folder:
+            raise ValueError(f"model {model} is no folder of a Hugging Face model with tokenizer: config.json, "
+                             f"model.safetensors and tokenizer.json needed ({why})") from e
+        raise ConnectionError(f"https://huggingface.co/{model} could not be downloaded ({why}): get its config.json, "
+                              "model.safetensors and tokenizer files elsewhere, put them in a folder and pass model=, "
+                              "the path of that folder") from e
