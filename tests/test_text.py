@@ -32,6 +32,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from fastai_clean import download
 from fastai_clean.all import (
     CleanInterpretation,
     ConfidentLearningCallback,
@@ -51,7 +52,6 @@ from fastai_clean.text import (
     tweet_learner,
     tweet_lm_learner,
 )
-from fastai_clean.vision import download
 
 EXAMPLES = Path(__file__).parents[1]/'examples'
 NAMES = 'INFORMATIVE', 'UNINFORMATIVE'

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wandb
 from fastai.data.external import URLs, fastai_cfg
 from fastdownload.core import path_stats
 from PIL import Image
@@ -273,11 +274,13 @@ def test_gradual_unfreezing_with_wandb_finds_the_planted_errors(script, written,
     monkeypatch.setenv('WANDB_MODE', 'offline')
     monkeypatch.setenv('WANDB_SILENT', 'true')
     monkeypatch.setenv('WANDB_DIR', str(tmp_path))
+    wandb.teardown()
     table = script(path=written.path, out=tmp_path/'out', noise='25', smoothing='no', prune=PRUNES[0], epochs=2,
                    unfreeze=True, wandb=True)
     row = table.iloc[0]
     assert len(table) == 1 and row.precision > .7 and row.recall > .7 and row.accuracy > .7, 'chance: .25, .1'
     assert list(tmp_path.glob('wandb/offline-run-*'))
+    wandb.teardown()
 
 
 def test_script_makes_the_published_table_of_the_seeds_own_files(functions):
