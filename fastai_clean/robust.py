@@ -43,7 +43,7 @@ class CleanFit(NamedTuple):
 @patch
 def clean_fit(self: Learner,
     n_epoch,  # Epochs of a fit
-    strategy='drop',  # What becomes of the label issues: one of `STRATEGIES`
+    strategy='weight',  # What becomes of the label issues: one of `STRATEGIES`
     *,
     method='fit_one_cycle',  # Name of the Learner's method that fits: fit, fine_tune, fit_flat_cos, ...
     n_folds=5,  # Folds of the first fit, where the Learner has no ConfidentLearningCallback of its own

@@ -18,7 +18,9 @@ from .tweets import check_frame, classifier_args
 __all__ = ['SequenceLogits', 'TokenizeBatch', 'transformer_dls', 'transformer_learner', 'transformer_splitter']
 
 
-def as_written(text: str): return TitledStr(text)
+def as_written(text: str):
+    "The text as an item, shown as it is; a function, since fastai dispatches on the type of the annotation"
+    return TitledStr(text)
 
 
 class TokenizeBatch(Transform):
