@@ -33,7 +33,7 @@ from .issues import (
     segmentation_pixel_issues,
     top_pairs,
 )
-from .losses import ForwardCorrection, GeneralizedCrossEntropy, SymmetricCrossEntropy
+from .losses import GeneralizedCrossEntropy, SymmetricCrossEntropy
 from .oof import OutOfFold
 from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
 from .review import ReviewSession
@@ -42,8 +42,7 @@ from .soft import SoftLoss, soft_targets
 from .tracking import CleanWandbCallback, log_interpretation
 
 __all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
-           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'ForwardCorrection',
-           'GeneralizedCrossEntropy', 'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession',
+           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'GeneralizedCrossEntropy', 'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession',
            'SCORES', 'SEGMENTATION_SCORES', 'SoftLoss', 'SoftPseudoLabelCallback', 'SymmetricCrossEntropy',
            'TrainingDynamicsCallback', 'Unreadable', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
            'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues', 'find_multilabel_issues',

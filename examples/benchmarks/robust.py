@@ -25,6 +25,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from torch import nn
 
 from fastai_clean.all import *  # noqa: F403
+from fastai_clean.losses import ForwardCorrection
 
 LEARNERS = dict(width=16, lr=3e-3, bs=64)
 FIGURES = 'accuracy', 'auprc', 'cost', 'precision', 'recall', 'f1', 'seconds'
