@@ -42,10 +42,11 @@ from .soft import SoftLoss, soft_targets
 from .tracking import CleanWandbCallback, log_interpretation
 
 __all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
-           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'GeneralizedCrossEntropy', 'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession',
-           'SCORES', 'SEGMENTATION_SCORES', 'SoftLoss', 'SoftPseudoLabelCallback', 'SymmetricCrossEntropy',
-           'TrainingDynamicsCallback', 'Unreadable', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
-           'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues', 'find_multilabel_issues',
-           'find_regression_issues', 'find_segmentation_issues', 'fit_temperature', 'fold_numbers', 'label_quality',
-           'log_interpretation', 'noise_matrix', 'noise_rate', 'plot_class_health', 'plot_items', 'plot_matrix',
-           'plot_quality', 'segmentation_pixel_issues', 'soft_targets', 'top_pairs']
+           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'GeneralizedCrossEntropy',
+           'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession', 'SCORES', 'SEGMENTATION_SCORES',
+           'SoftLoss', 'SoftPseudoLabelCallback', 'SymmetricCrossEntropy', 'TrainingDynamicsCallback', 'Unreadable',
+           'advise_filter', 'apply_temperature', 'audit', 'class_health', 'class_thresholds', 'confident_joint',
+           'find_class_issues', 'find_issues', 'find_multilabel_issues', 'find_regression_issues',
+           'find_segmentation_issues', 'fit_temperature', 'fold_numbers', 'label_quality', 'log_interpretation',
+           'noise_matrix', 'noise_rate', 'plot_class_health', 'plot_items', 'plot_matrix', 'plot_quality',
+           'segmentation_pixel_issues', 'soft_targets', 'top_pairs']
