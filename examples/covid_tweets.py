@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ import torch
 from fastai.text.core import tokenize_df
 from fastai.torch_core import set_seed
 from fastcore.script import call_parse
-from noisy_imagenette import STEPS, check_settings, chosen, need, written
+from noisy_imagenette import check_settings, need, plan, with_weights, written
 from seed_data import PRUNES, csv_path, tweet_rows
 from sklearn.metrics import average_precision_score
 
@@ -88,10 +89,7 @@ def forget(folder, files, steps):
 
 def trained(folder, df, settings, loss):
     "The Learner that `train` kept"
-    need(folder/'weights.pth')
-    learn = learner(df, settings, loss, [])
-    learn.model.load_state_dict(torch.load(folder/'weights.pth', map_location='cpu', weights_only=True))
-    return learn
+    return with_weights(partial(learner, df, settings, loss), folder)
 
 
 def test_dl(learn, df, settings):
@@ -164,11 +162,7 @@ def main(
     overwrite: bool = False,  # Make anew what is there
 ) -> pd.DataFrame:  # Columns noise, loss, prune, planted, flagged, found, precision, recall, f1, auprc, and the scores
     "Do the steps that are not done yet; returns the table, None where no file was predicted yet"
-    steps, levels, prunes = (chosen(*o) for o in (('steps', steps, STEPS), ('noise', noise, LEVELS),
-                                                  ('prune', prune, [*PRUNES])))
-    smooth, plain = LOSSES
-    losses = dict(yes=[smooth], no=[plain], both=[smooth, plain]).get(smoothing)
-    if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
+    steps, levels, prunes, losses = plan(steps, noise, prune, smoothing, LEVELS, LOSSES)
     if lr is None: lr = 5e-3 if model == 'awd' else 2e-4
     settings = dict(model=model, n_hid=n_hid, max_length=max_length, n_items=n_items, epochs=epochs, lr=lr,
                     n_folds=n_folds, bs=bs, seed=seed)

@@ -62,6 +62,16 @@ def chosen(option, text, choices):
     return [o for o in choices if str(o) in found]
 
 
+def plan(steps, noise, prune, smoothing, levels, losses):
+    "Steps, noise levels, prune methods and losses that the options ask for; `losses`: with smoothing, without"
+    steps, noise, prune = (chosen(*o) for o in (('steps', steps, STEPS), ('noise', noise, levels),
+                                                ('prune', prune, [*PRUNES])))
+    smooth, plain = losses
+    losses = dict(yes=[smooth], no=[plain], both=[smooth, plain]).get(smoothing)
+    if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
+    return steps, noise, prune, losses
+
+
 def check_settings(folder, settings):
     "SystemExit where the fit in `folder` was made otherwise"
     file = folder/'settings.json'
@@ -93,12 +103,18 @@ def train(folder, make, settings, wandb):
     written(folder/'weights.pth', lambda o: torch.save(learn.model.state_dict(), o))
 
 
-def evaluate(folder, make):
-    "Accuracy on the validation images, 0 to 1"
-    if (folder/'accuracy.json').exists(): return
+def with_weights(make, folder):
+    "The Learner that `train` kept"
     need(folder/'weights.pth')
     learn = make([])
     learn.model.load_state_dict(torch.load(folder/'weights.pth', map_location='cpu', weights_only=True))
+    return learn
+
+
+def evaluate(folder, make):
+    "Accuracy on the validation images, 0 to 1"
+    if (folder/'accuracy.json').exists(): return
+    learn = with_weights(make, folder)
     with learn.no_bar(): loss, accuracy = learn.validate()
     written(folder/'accuracy.json', lambda o: o.write_text(json.dumps(dict(loss=loss, accuracy=accuracy))))
 
@@ -151,11 +167,8 @@ def main(
     overwrite: bool = False,  # Make anew what is there
 ) -> pd.DataFrame:  # Columns noise, loss, prune, planted, flagged, found, precision, recall, f1, accuracy
     "Do the steps that are not done yet; returns the table, None where no file was predicted yet"
-    steps, levels, prunes = (chosen(*o) for o in (('steps', steps, STEPS), ('noise', noise, LEVELS),
-                                                  ('prune', prune, [*PRUNES])))
-    smooth, plain = LOSSES
-    losses = dict(yes=[smooth], no=[plain], both=[smooth, plain]).get(smoothing)
-    if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
+    steps, levels, prunes, losses = plan(steps, noise, prune, smoothing, LEVELS, LOSSES)
+    smooth, _ = LOSSES
     settings = dict(arch=arch, pretrained=not scratch, unfreeze=unfreeze, size=size, epochs=epochs, lr=lr,
                     n_folds=n_folds, bs=bs, seed=seed, woof=woof)
     runs = [(level, loss, run_path(out, loss, level)) for level in levels for loss in losses]

@@ -21,7 +21,7 @@ from .callbacks import (
 )
 from .callbacks.targets import TargetsCallback
 from .checks import is_binary_loss
-from .folds import labels_of, new_dl, view
+from .folds import fewer, labels_of, new_dl, view
 from .interpret import CleanInterpretation
 from .oof import snapshot, was_trained
 from .review.dls import relabelled
@@ -133,9 +133,7 @@ def _drop(learn, keep):
     dl = learn.dls.train
     if len(keep) < 2:
         raise ValueError(f"all training items but {len(keep)} are label issues: too few would be left to train on")
-    bs = dl.bs if hasattr(dl, 'bs') else dl.batch_size
-    kw = {} if bs is None else {'bs': min(bs, len(keep))}
-    if kw and kw['bs'] > 1 and len(keep) % kw['bs'] == 1: kw['drop_last'] = True  # one item, which BatchNorm refuses
+    kw = fewer(dl, len(keep), drop_single=True)
     learn.dls.loaders[0] = new_dl(dl, view(dl.dataset, keep, 0), keep, **kw)
 
 

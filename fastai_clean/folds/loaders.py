@@ -10,7 +10,7 @@ from fastai.text.data import SortedDL
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
-__all__ = ['view', 'new_dl', 'plain_dl', 'fold_dls']
+__all__ = ['view', 'new_dl', 'fewer', 'plain_dl', 'fold_dls']
 
 
 def view(
@@ -61,6 +61,18 @@ def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
                        multiprocessing_context=dl.multiprocessing_context, persistent_workers=False)
 
 
+def fewer(
+    dl,  # The fastai or torch DataLoader to take after
+    n,  # Number of items of the new one, no more than those of `dl`
+    drop_single=False,  # Whether to leave out a last batch of one item, which batch normalization refuses
+) -> dict:
+    "Arguments for `new_dl` of fewer items: a batch size that they fill, and drop_last where a single one would be left"
+    size = dl.bs if isinstance(dl, DataLoader) else dl.batch_size
+    if size is None: return {}
+    size = min(size, n)
+    return {'bs': size, **({'drop_last': True} if drop_single and size > 1 and n % size == 1 else {})}
+
+
 def plain_dl(
     dl,  # The DataLoader whose data set is to be read
     idxs=None,  # Positions (m,) to read; None: all
@@ -87,10 +99,7 @@ def fold_dls(
     train = np.flatnonzero(~held_out)
     if limit is not None: train = train[train < limit]
     if not len(train): raise ValueError("a fold has no training items: use fewer folds or other splits")
-    size = dl.batch_size if not isinstance(dl, DataLoader) else dl.bs
-    kw = {} if size is None else {'bs': min(size, len(train))}
-    if drop_single and kw and kw['bs'] > 1 and len(train) % kw['bs'] == 1: kw['drop_last'] = True
     res = copy.copy(dls)
-    res.loaders = [new_dl(dl, view(dl.dataset, train, 0), train, **kw),
+    res.loaders = [new_dl(dl, view(dl.dataset, train, 0), train, **fewer(dl, len(train), drop_single)),
                    plain_dl(dl, np.flatnonzero(held_out), dls[1] if len(dls.loaders) > 1 else None)]
     return res

@@ -63,7 +63,7 @@ class Applied:
         return res
 
     def _cleaned(self, learn, i, name):
-        from ..folds import item_ids, labels_of, new_dl, view
+        from ..folds import fewer, item_ids, labels_of, new_dl, view
         dl, labels = learn.dls.loaders[i], labels_of(learn.dls.loaders[i])
         if labels.task != 'classification':
             raise TypeError(f"the Learner's labels are of {labels.task}: decisions are on one class an item")
@@ -77,8 +77,7 @@ class Applied:
         at = {o: j for j, o in enumerate(keep)}
         ds = relabelled(view(dl.dataset, keep, min(i, 1)), {at[o]: codes[k] for o, k in new.items()},
                          [ids[o] for o in keep])
-        bs = dl.bs if hasattr(dl, 'bs') else dl.batch_size
-        return new_dl(dl, ds, np.array(keep), **({'bs': min(bs, len(keep))} if bs and i == 0 else {}))
+        return new_dl(dl, ds, np.array(keep), **(fewer(dl, len(keep)) if i == 0 else {}))
 
     def apply_folder(self,
         source,  # Folder that the items are paths in, such as `learn.path`; it stays as it is
