@@ -15,18 +15,30 @@ none; its flagged rows are errors of the people who labelled.
 
 What is there is not made again, so that an interrupted run goes on where it stopped; --overwrite makes it anew."""
 import itertools
-import json
 import math
-import shutil
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from fastai.text.core import tokenize_df
 from fastai.torch_core import set_seed
 from fastcore.script import call_parse
-from noisy_imagenette import check_settings, need, plan, with_weights, written
+from runs import (
+    check_positive,
+    check_settings,
+    digest,
+    keep,
+    keep_scores,
+    made_with,
+    need,
+    plan,
+    run_path,
+    said,
+    scores_of,
+    with_weights,
+    working,
+    written,
+)
 from seed_data import PRUNES, csv_path, tweet_rows
 from sklearn.metrics import average_precision_score
 
@@ -42,18 +54,13 @@ from fastai_clean.text import covid_tweets, transformer_learner, tweet_learner
 
 LOSSES = 'covid_labelsmoothing', 'covid_no_labelsmoothing'
 LEVELS = 0, 1, 5, 15, 25, 30, 50
+SETS = 'train', 'valid', 'test'
 COLUMNS = 'noise loss prune planted flagged found precision recall f1 auprc'.split()
-
-
-def run_path(out, loss, level):
-    "Where one fit is kept"
-    return Path(out)/'runs'/loss/f'noisy{level}'
 
 
 def read(path, level, settings):
     "train.tsv with planted errors and valid.tsv, and test.tsv; of each the first rows where the settings limit them"
-    try: df = covid_tweets(path, ('train', 'valid', 'test'), level, settings['seed'])
-    except (FileNotFoundError, ValueError) as e: raise SystemExit(str(e)) from e
+    with said(): df = covid_tweets(path, SETS, level, settings['seed'])
     if settings['n_items']: df = df.groupby('set').head(settings['n_items'])
     return df[df.set != 'test'].reset_index(drop=True), df[df.set == 'test'].reset_index(drop=True)
 
@@ -62,29 +69,21 @@ def learner(df, settings, loss, cbs):
     "The classifier that the settings name, not trained yet"
     set_seed(settings['seed'])
     model, common = settings['model'], dict(bs=settings['bs'], label_smoothing=loss == LOSSES[0], cbs=cbs)
-    if model != 'awd': return transformer_learner(df, model, max_length=settings['max_length'], **common)
+    if model != 'awd':
+        with said(): return transformer_learner(df, model, max_length=settings['max_length'], **common)
     n_hid = settings['n_hid']
     return tweet_learner(df, pretrained=False, config=dict(emb_sz=n_hid//2, n_hid=n_hid, n_layers=2), **common)
 
 
 def train(folder, df, settings, loss, wandb):
-    "Fit and keep the weights and `learn.oof`; the weights come last, so that they stand for a finished fit"
+    "Fit and keep the weights and `learn.oof`"
     if (folder/'weights.pth').exists(): return
-    written(folder/'settings.json', lambda o: o.write_text(json.dumps(settings), encoding='utf-8'))
     cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
     if wandb: cbs.append(CleanWandbCallback(project='covid_tweets', name='-'.join(folder.parts[-2:])))
     learn, lr = learner(df, settings, loss, cbs), settings['lr']
     learn.fit_one_cycle(settings['epochs'], lr if settings['model'] == 'awd' else slice(lr/20, lr))
     if wandb: cbs[1].finish()
-    learn.oof.save(folder/'oof', overwrite=True)
-    written(folder/'weights.pth', lambda o: torch.save(learn.model.state_dict(), o))
-
-
-def forget(folder, files, steps):
-    "Remove what the `steps` are to make anew"
-    if 'train' in steps: shutil.rmtree(folder, ignore_errors=True)
-    if 'eval' in steps: (folder/'scores.json').unlink(missing_ok=True)
-    for o in files if 'train' in steps or 'predict' in steps else []: o.unlink(missing_ok=True)
+    keep(folder, learn, settings)
 
 
 def trained(folder, df, settings, loss):
@@ -99,11 +98,10 @@ def test_dl(learn, df, settings):
 
 def evaluate(folder, df, test, settings, loss):
     "Loss, accuracy and F1 of INFORMATIVE on valid.tsv and test.tsv"
-    if (folder/'scores.json').exists(): return
+    if scores_of(folder): return
     learn, names = trained(folder, df, settings, loss), ('loss', 'accuracy', 'f1')
     dls = {'valid': learn.dls.valid, 'test': test_dl(learn, test, settings)}
-    with learn.no_bar(): scores = {o: dict(zip(names, learn.validate(dl=dl))) for o, dl in dls.items()}
-    written(folder/'scores.json', lambda o: o.write_text(json.dumps(scores), encoding='utf-8'))
+    with learn.no_bar(): keep_scores(folder, {o: dict(zip(names, learn.validate(dl=dl))) for o, dl in dls.items()})
 
 
 def predict_test(folder, file, df, test, settings, loss):
@@ -137,8 +135,7 @@ def score_row(out, loss, prune, level, df):
     oof = OutOfFold.load(folder/'oof')
     auprc = average_precision_score(wrong, -label_quality(oof.targets, oof.pred_probs)) if planted else math.nan
     row = dict(zip(COLUMNS, (level, loss, prune, planted, flagged, found, *ratios, auprc)))
-    scores = json.loads((folder/'scores.json').read_text()) if (folder/'scores.json').exists() else {}
-    return row | {f'{k}_{name}': v[k] for name, v in scores.items() for k in ('accuracy', 'f1')}
+    return row | {f'{k}_{name}': v[k] for name, v in scores_of(folder).items() for k in ('accuracy', 'f1')}
 
 
 @call_parse
@@ -164,23 +161,25 @@ def main(
     "Do the steps that are not done yet; returns the table, None where no file was predicted yet"
     steps, levels, prunes, losses = plan(steps, noise, prune, smoothing, LEVELS, LOSSES)
     if lr is None: lr = 5e-3 if model == 'awd' else 2e-4
+    check_positive(n_hid=n_hid, max_length=max_length, epochs=epochs, n_folds=n_folds, bs=bs)
+    if n_items < 0: raise SystemExit(f'--n-items {n_items}: give 0, which means all, or more')
+    frames = {o: read(path, o, dict(seed=seed, n_items=n_items)) for o in levels}
     settings = dict(model=model, n_hid=n_hid, max_length=max_length, n_items=n_items, epochs=epochs, lr=lr,
-                    n_folds=n_folds, bs=bs, seed=seed)
-    runs = [(level, loss, run_path(out, loss, level)) for level in levels for loss in losses]
-    for *_, folder in runs:
-        if not (overwrite and 'train' in steps): check_settings(folder, settings)
-    frames = {o: read(path, o, settings) for o in levels}
-    for level, loss, folder in runs:
-        (df, test), files = frames[level], {o: csv_path(out, loss, o, level) for o in prunes}
-        test_file = out/loss/f'noisy{level}_text.csv'
-        if overwrite: forget(folder, [test_file, *files.values()], steps)
+                    n_folds=n_folds, bs=bs, seed=seed, data=digest(*(path/f'{o}.tsv' for o in SETS)))
+    runs = [(level, loss, run_path(out, loss, level), out/loss/f'noisy{level}_text.csv',
+             [csv_path(out, loss, o, level) for o in PRUNES]) for level in levels for loss in losses]
+    for *_, folder, test_file, files in runs:
+        if not (overwrite and 'train' in steps): check_settings(folder, [test_file, *files], settings)
+    for level, loss, folder, test_file, files in runs:
+        df, test = frames[level]
         print(f'{loss}, {level} % noise', flush=True)
-        if 'train' in steps: train(folder, df, settings, loss, wandb)
-        if 'eval' in steps: evaluate(folder, df, test, settings, loss)
-        if 'predict' in steps:
-            predict_test(folder, test_file, df, test, settings, loss)
-            for o, file in files.items(): predict(folder, file, o, df)
-    done = [o for o in itertools.product(losses, prunes, levels) if csv_path(out, *o).exists()]
+        with working(folder, [test_file, *files], settings, steps, overwrite):
+            if 'train' in steps: train(folder, df, settings, loss, wandb)
+            if 'eval' in steps: evaluate(folder, df, test, settings, loss)
+            if 'predict' in steps: predict_test(folder, test_file, df, test, settings, loss)
+            for o in prunes if 'predict' in steps else []: predict(folder, csv_path(out, loss, o, level), o, df)
+    done = [o for o in itertools.product(losses, prunes, levels) if csv_path(out, *o).exists() and
+            made_with(run_path(out, o[0], o[2]), settings)]
     if not done: return None
     table = pd.DataFrame([score_row(out, *o, frames[o[-1]][0]) for o in sorted(done, key=lambda o: o[-1])])
     written(out/'experiments.csv', lambda o: table.to_csv(o, index=False))

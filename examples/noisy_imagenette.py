@@ -5,118 +5,57 @@
 
 For each noise level and loss, in --out:
     train    one fit, followed by ConfidentLearningCallback: runs/<loss>/noisy<level> holds its weights and `oof`
-    eval     the accuracy on the clean validation images, from those weights: accuracy.json beside them
+    eval     the accuracy on the clean validation images, from those weights: scores.json beside them
     predict  the flagged training rows, worst first, as the seed kept them:
              <loss>/<prune method>/noisy<level>_train_predictions.csv
 and then experiments.csv, the table of how many planted errors each file finds, which is printed, too.
 
 What is there is not made again, so that an interrupted run goes on where it stopped; --overwrite makes it anew."""
-import itertools
-import json
-import os
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pandas as pd
-import torch
 from fastai.torch_core import defaults, set_seed
 from fastcore.script import call_parse
+from runs import (
+    check_positive,
+    check_settings,
+    digest,
+    keep,
+    keep_scores,
+    made_with,
+    need,
+    plan,
+    run_path,
+    said,
+    scores_of,
+    with_weights,
+    working,
+    written,
+)
 from seed_data import LEVELS, LOSSES, PRUNES, csv_path, read_truth, score_table
 
 from fastai_clean.all import CleanWandbCallback, ConfidentLearningCallback, OutOfFold, find_issues
 from fastai_clean.vision import gradual_unfreeze, imagenette_learner, imagenette_path, imagenette_version
 
-STEPS = 'train', 'eval', 'predict'
-
-
-def run_path(out, loss, level):
-    "Where one fit is kept"
-    return Path(out)/'runs'/loss/f'noisy{level}'
-
-
-@contextmanager
-def said():
-    "End the script with the sentence of what cannot be had: network, files, weights, timm"
-    try: yield
-    except (OSError, ValueError, ImportError) as e: raise SystemExit(str(e)) from e
-
-
-def written(file, write):
-    "Let `write` make `file` under another name first, so that it is whole or not there"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tmp = file.with_name(f'.{file.name}-{uuid4().hex}')
-    try:
-        write(tmp)
-        os.replace(tmp, file)
-    finally: tmp.unlink(missing_ok=True)
-    return file
-
-
-def chosen(option, text, choices):
-    "The comma-separated `text` as a list of `choices`; SystemExit for anything else"
-    found = [o.strip() for o in text.split(',')]
-    if not {*found} <= {*map(str, choices)}:
-        raise SystemExit(f'--{option} {text}: give some of {",".join(map(str, choices))}')
-    return [o for o in choices if str(o) in found]
-
-
-def plan(steps, noise, prune, smoothing, levels, losses):
-    "Steps, noise levels, prune methods and losses that the options ask for; `losses`: with smoothing, without"
-    steps, noise, prune = (chosen(*o) for o in (('steps', steps, STEPS), ('noise', noise, levels),
-                                                ('prune', prune, [*PRUNES])))
-    smooth, plain = losses
-    losses = dict(yes=[smooth], no=[plain], both=[smooth, plain]).get(smoothing)
-    if losses is None: raise SystemExit(f'--smoothing {smoothing}: give yes, no or both')
-    return steps, noise, prune, losses
-
-
-def check_settings(folder, settings):
-    "SystemExit where the fit in `folder` was made otherwise"
-    file = folder/'settings.json'
-    if not file.exists(): return
-    old = json.loads(file.read_text(encoding='utf-8'))
-    other = [f'{k} {old.get(k)}, not {v}' for k, v in settings.items() if old.get(k) != v]
-    if other: raise SystemExit(f'{folder} holds a fit with {"; ".join(other)}: choose another --out, or --overwrite')
-
-
-def forget(folder, files, steps):
-    "Remove what the `steps` are to make anew"
-    if 'train' in steps: shutil.rmtree(folder, ignore_errors=True)
-    if 'eval' in steps: (folder/'accuracy.json').unlink(missing_ok=True)
-    for o in files if 'predict' in steps else []: o.unlink(missing_ok=True)
-
 
 def train(folder, make, settings, wandb):
-    "Fit and keep the weights and `learn.oof`; the weights come last, so that they stand for a finished fit"
+    "Fit and keep the weights and `learn.oof`"
     if (folder/'weights.pth').exists(): return
     cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
     if wandb: cbs.append(CleanWandbCallback(project='noisy_imagenette', name='-'.join(folder.parts[-2:])))
     learn, epochs, lr = make(cbs), settings['epochs'], settings['lr']
-    written(folder/'settings.json', lambda o: o.write_text(json.dumps(settings), encoding='utf-8'))
     if settings['unfreeze']: gradual_unfreeze(learn, epochs, lr)
     elif settings['pretrained']: learn.fine_tune(epochs, lr)
     else: learn.fit_one_cycle(epochs, lr)
     if wandb: cbs[1].finish()
-    learn.oof.save(folder/'oof', overwrite=True)
-    written(folder/'weights.pth', lambda o: torch.save(learn.model.state_dict(), o))
-
-
-def with_weights(make, folder):
-    "The Learner that `train` kept"
-    need(folder/'weights.pth')
-    learn = make([])
-    learn.model.load_state_dict(torch.load(folder/'weights.pth', map_location='cpu', weights_only=True))
-    return learn
+    keep(folder, learn, settings)
 
 
 def evaluate(folder, make):
     "Accuracy on the validation images, 0 to 1"
-    if (folder/'accuracy.json').exists(): return
+    if scores_of(folder): return
     learn = with_weights(make, folder)
-    with learn.no_bar(): loss, accuracy = learn.validate()
-    written(folder/'accuracy.json', lambda o: o.write_text(json.dumps(dict(loss=loss, accuracy=accuracy))))
+    with learn.no_bar(): keep_scores(folder, dict(zip(('loss', 'accuracy'), learn.validate())))
 
 
 def predict(folder, file, prune, truth):
@@ -131,17 +70,13 @@ def predict(folder, file, prune, truth):
     written(file, lambda o: rows.to_csv(o, index=False))
 
 
-def need(file):
-    if not file.exists(): raise SystemExit(f'{file} is not there: run the step train first')
-
-
-def table_of(out, truth_csv):
-    "seed_data's table, with the validation accuracy of each fit, NaN where eval was not run"
-    def accuracy(o):
-        file = run_path(out, o.loss, o.noise)/'accuracy.json'
-        return json.loads(file.read_text())['accuracy'] if file.exists() else float('nan')
+def table_of(out, truth_csv, settings=None):
+    "seed_data's table, with the validation accuracy of each fit, NaN where eval was not run; of these settings alone"
     table = score_table(out, truth_csv)
-    return table.assign(accuracy=[accuracy(o) for o in table.itertuples()])
+    folders = [run_path(out, o.loss, o.noise) for o in table.itertuples()]
+    table = table.assign(accuracy=[scores_of(o).get('accuracy', float('nan')) for o in folders])
+    if settings is not None: table = table[[made_with(o, settings) for o in folders]].reset_index(drop=True)
+    return table
 
 
 @call_parse
@@ -168,30 +103,30 @@ def main(
 ) -> pd.DataFrame:  # Columns noise, loss, prune, planted, flagged, found, precision, recall, f1, accuracy
     "Do the steps that are not done yet; returns the table, None where no file was predicted yet"
     steps, levels, prunes, losses = plan(steps, noise, prune, smoothing, LEVELS, LOSSES)
+    check_positive(size=size, epochs=epochs, n_folds=n_folds, bs=bs)
     smooth, _ = LOSSES
-    settings = dict(arch=arch, pretrained=not scratch, unfreeze=unfreeze, size=size, epochs=epochs, lr=lr,
-                    n_folds=n_folds, bs=bs, seed=seed, woof=woof)
-    runs = [(level, loss, run_path(out, loss, level)) for level in levels for loss in losses]
-    for *_, folder in runs:
-        if not (overwrite and 'train' in steps): check_settings(folder, settings)
     with said(): path = path or imagenette_path(imagenette_version(size), woof)
     truth_csv = path/f'noisy_image{"woof" if woof else "nette"}.csv'
     truth = read_truth(truth_csv, levels)
-    for level, loss, folder in runs:
+    settings = dict(arch=arch, pretrained=not scratch, unfreeze=unfreeze, size=size, epochs=epochs, lr=lr,
+                    n_folds=n_folds, bs=bs, seed=seed, woof=woof, data=digest(truth_csv))
+    runs = [(level, loss, run_path(out, loss, level), [csv_path(out, loss, o, level) for o in PRUNES])
+            for level in levels for loss in losses]
+    for *_, folder, files in runs:
+        if not (overwrite and 'train' in steps): check_settings(folder, files, settings)
+    for level, loss, folder, files in runs:
         def make(cbs, level=level, loss=loss):
             set_seed(seed)
             with said():
                 return imagenette_learner(level, arch, size, loss == smooth, not scratch, path=path, woof=woof, bs=bs,
                                           num_workers=num_workers, cbs=cbs)
-        files = {o: csv_path(out, loss, o, level) for o in prunes}
-        if overwrite: forget(folder, files.values(), steps)
         print(f'{loss}, {level} % noise', flush=True)
-        if 'train' in steps: train(folder, make, settings, wandb)
-        if 'eval' in steps: evaluate(folder, make)
-        if 'predict' in steps:
-            for o, file in files.items(): predict(folder, file, o, truth)
-    if not any(csv_path(out, *o).exists() for o in itertools.product(LOSSES, PRUNES, LEVELS)): return None
-    table = table_of(out, truth_csv)
+        with working(folder, files, settings, steps, overwrite):
+            if 'train' in steps: train(folder, make, settings, wandb)
+            if 'eval' in steps: evaluate(folder, make)
+            for o in prunes if 'predict' in steps else []: predict(folder, csv_path(out, loss, o, level), o, truth)
+    if not any(o.exists() for *_, files in runs for o in files): return None
+    table = table_of(out, truth_csv, settings)
     written(out/'experiments.csv', lambda o: table.to_csv(o, index=False))
     print(table.to_string(index=False, float_format='{:.3f}'.format))
     return table

@@ -122,7 +122,8 @@ def score_table(
     `planted` counts the training rows whose noisy label is not noisy_labels_0, `found` those of them that are among the
     `flagged`; precision, recall and f1 lie in 0 to 1, NaN where they would be 0/0. SystemExit where there is no file,
     or one names other rows than the training rows of `truth_csv`."""
-    df, rows = read_truth(truth_csv), []
+    found = [o for o in LEVELS if any(csv_path(csv_dir, loss, p, o).exists() for loss in LOSSES for p in PRUNES)]
+    df, rows = read_truth(truth_csv, found), []
     train = df[~df.is_valid.astype(bool)].set_index('path')
     for level, loss, prune in itertools.product(LEVELS, LOSSES, PRUNES):
         file = csv_path(csv_dir, loss, prune, level)

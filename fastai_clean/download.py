@@ -34,6 +34,9 @@ def fetch(
     tmp = folder.with_name(f'.{folder.name}-{uuid4().hex}')
     try:
         os.replace(untar_data(url, base=str(tmp), archive=str(archive.parent), data=str(tmp/'data')), folder)
+    except shutil.ReadError as e:
+        archive.unlink(missing_ok=True)
+        raise ValueError(f"{url} gave an archive that cannot be unpacked ({e}), which is not used: {instead}") from e
     except OSError:
         if not folder.exists(): raise
     finally: shutil.rmtree(tmp, ignore_errors=True)

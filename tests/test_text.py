@@ -3,6 +3,7 @@ import copy
 import json
 import pickle
 import runpy
+import shutil
 import sys
 import tarfile
 import warnings
@@ -20,6 +21,7 @@ from fastai.text import learner
 from fastai.text.all import AWD_LSTM, SortedDL
 from fastai.torch_core import params, set_seed, to_detach
 from fastcore.xtras import Config
+from filelock import FileLock
 from sklearn.metrics import average_precision_score, f1_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
@@ -167,6 +169,9 @@ def test_missing_file_and_bad_arguments_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='train.tsv is not there: get train.tsv of WNUT'): covid_tweets(tmp_path)
     with pytest.raises(ValueError, match='pct_noise is 101'): covid_tweets(tmp_path, pct_noise=101)
     with pytest.raises(ValueError, match='choose of train, valid and test'): covid_tweets(tmp_path, 'dev')
+    with pytest.raises(ValueError, match='each once'): covid_tweets(tmp_path, ('train', 'train'))
+    (tmp_path/'train.tsv').write_bytes('1\té\tINFORMATIVE\n'.encode('latin-1'))
+    with pytest.raises(ValueError, match='train.tsv is not UTF-8'): covid_tweets(tmp_path, 'train')
 
 
 def test_f1_is_that_of_informative_as_scikit_learn_computes_it():
@@ -191,10 +196,10 @@ def lm(df):
 def test_encoder_of_the_language_model_reaches_the_classifier_by_file_and_by_learner(lm, df, tmp_path):
     lm.fit_one_cycle(1, 1e-2)
     assert np.isfinite(lm.recorder.values[-1]).all()
-    file = save_encoder(lm, tmp_path/'deep'/'encoder.pth')
+    file = save_encoder(lm, tmp_path/'deep'/'encoder')
     assert {*torch.load(file, weights_only=True)} == {'vocab', 'weights'}
-    for source in (lm, file):
-        learn = tweet_learner(df, encoder=source, config=SMALL, bs=8)
+    for source, config in ((lm, SMALL), (file, {**SMALL, 'tie_weights': False, 'out_bias': True})):
+        learn = tweet_learner(df, encoder=source, config=config, bs=8)
         assert torch.equal(learn.model[0].module.encoder.weight, lm.model[0].encoder.weight)
         assert list(learn.dls.vocab[0]) == list(lm.dls.vocab) and learn.opt.frozen_idx > 0
 
@@ -204,9 +209,11 @@ def test_encoder_of_other_sizes_or_words_is_refused(lm, df, tmp_path):
                                                                                                           'n_hid': 8})
     with pytest.raises(ValueError, match='other words than the encoder'):
         tweet_learner(tweet_dls(df.assign(text='one word ' + df.text), bs=8), encoder=lm, config=SMALL)
-    with pytest.raises(FileNotFoundError, match='write it by save_encoder'): tweet_learner(df, encoder=tmp_path/'no')
+    with pytest.raises(FileNotFoundError, match='write it by fastai_clean.text.save_encoder'):
+        tweet_learner(df, encoder=tmp_path/'no')
     (tmp_path/'no').write_text('no tensors')
-    with pytest.raises(ValueError, match='is not a file of save_encoder'): tweet_learner(df, encoder=tmp_path/'no')
+    with pytest.raises(ValueError, match='is not a file of fastai_clean.text.save_encoder'):
+        tweet_learner(df, encoder=tmp_path/'no')
     with pytest.raises(ValueError, match='of a language model'): tweet_learner(lm.dls, pretrained=False)
     with pytest.raises(ValueError, match='DataLoaders of a classifier'):
         tweet_lm_learner(tweet_dls(df, bs=8), pretrained=False)
@@ -373,9 +380,42 @@ def test_folder_is_loaded_without_network(df, config, tokenizer, make, tmp_path,
     assert inner.classifier.weight.shape == (2, 32) and learn.dls.one_batch()[0].shape[0] == 8
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_folder_trains_in_full_precision_and_has_our_class_names(dtype, df, config, tokenizer, make,
+                                                                                tmp_path):
+    saved = AutoModelForSequenceClassification.from_config(config).to(dtype)
+    saved.config.id2label, saved.config.label2id = {0: 'POS', 1: 'NEG'}, {'POS': 0, 'NEG': 1}
+    saved.save_pretrained(tmp_path)
+    learn = make(df, tmp_path, tokenizer)
+    learn.fit(1)
+    assert {o.dtype for o in learn.model.parameters()} == {torch.float32}
+    assert learn.model.model.config.id2label == dict(enumerate(NAMES))
+
+
+def test_model_that_counts_positions_from_the_padding_reads_as_many_tokens_as_it_can(df, tokenizer, make):
+    config = RobertaConfig(vocab_size=200, hidden_size=8, num_attention_heads=1, num_hidden_layers=1,
+                           intermediate_size=8, max_position_embeddings=24)
+    long = df.assign(text='so '*100 + df.text)
+    learn = make(long, config, tokenizer)
+    learn.fit(1)
+    assert learn.dls.one_batch()[0].shape[1] == 24 - tokenizer.pad_token_id - 1
+    with pytest.raises(ValueError, match='max_length is 0'): make(df, config, tokenizer, max_length=0)
+
+
+def test_empty_texts_and_a_tokenizer_without_special_tokens_train(df, tokenizer, config, make):
+    tok = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    tok.post_processor = processors.TemplateProcessing(single='$A', pair='$A $B')
+    plain = PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=64, **SPECIAL)
+    learn = make(df.assign(text=df.text.where(df.index % 2 == 0, '')), config, plain)
+    learn.fit(1)
+    assert np.isfinite(learn.get_preds()[0].numpy()).all()
+
+
 def test_what_cannot_be_loaded_is_named(df, config, tokenizer, make, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='is no folder of a Hugging Face model'): make(df, tmp_path, None)
     with pytest.raises(ValueError, match='pass tokenizer='): make(df, config, None)
+    for name in ('./no', 'no/such/folder', Path('no/such')):
+        with pytest.raises(FileNotFoundError, match=f'model {name} is no folder'): make(df, name, None)
     small = BertConfig(vocab_size=50, hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
     with pytest.raises(ValueError, match='tokens, but the model 50'): make(df, small)
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
@@ -388,7 +428,11 @@ def test_what_cannot_be_loaded_is_named(df, config, tokenizer, make, tmp_path, m
 
 @pytest.mark.parametrize('change, match', [
     (lambda o: o.drop(columns='label'), 'lacks the column label'), (lambda o: o.assign(text=None), 'missing values in'),
-    (lambda o: o.assign(is_valid=True), 'is_valid'), (lambda o: o.text.tolist(), 'df is a list')])
+    (lambda o: o.assign(is_valid=True), 'is_valid'), (lambda o: o.text.tolist(), 'df is a list'),
+    (lambda o: o.assign(is_valid=o.is_valid.astype(str)), 'no booleans'),
+    (lambda o: o.assign(text=range(len(o))), 'no text of UTF-8, first 0 in row 0'),
+    (lambda o: o.assign(text=pd.Series('\ud800', o.index, object)), r"no text of UTF-8, first '\\ud800' in row 0"),
+    (lambda o: o.assign(label=o.label.where(~o.is_valid, 'new')), "label that no training row has, first 'new'")])
 def test_frames_that_are_none_of_tweets_are_refused(change, match, df, make):
     for made in (make, partial(tweet_learner, pretrained=False)):
         with pytest.raises((ValueError, TypeError), match=match): made(change(df))
@@ -446,7 +490,34 @@ def test_script_takes_a_transformers_folder_one_step_at_a_time(folder, tmp_path,
     assert settings['model'] == str(tmp_path/'model')
 
 
-@pytest.mark.parametrize('bad, match', [(dict(noise='7'), '--noise 7'), (dict(smoothing='maybe'), '--smoothing maybe'),
+def test_fits_of_other_data_or_settings_never_mix(folder, tmp_path, main, monkeypatch):
+    args = dict(out=tmp_path/'out', noise='15', smoothing='no', **quick | dict(epochs=1))
+    with pytest.raises(SystemExit, match='model ./no is no folder'): main(path=folder, model='./no', **args)
+    with monkeypatch.context() as m:
+        m.setattr('shutil.rmtree', lambda *args, **kwargs: None)
+        table = main(path=folder, **args)
+    assert len(table) == 2
+    shutil.copytree(folder, tmp_path/'other')
+    write(tmp_path/'other', 'train', 1, 121)
+    with pytest.raises(SystemExit, match='holds a fit with data .*, not .*--overwrite'):
+        main(path=tmp_path/'other', **args)
+    fit = tmp_path/'out'/'runs'/LOSS/'noisy15'
+    with FileLock(fit.with_name('.noisy15.lock')), pytest.raises(SystemExit, match='another run works there'):
+        main(path=folder, **args)
+    def die(*args, **kwargs): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr('shutil.rmtree', die)
+        with pytest.raises(KeyboardInterrupt): main(path=folder, overwrite=True, **args | dict(epochs=2))
+    assert (fit/'oof').exists() and not (fit/'weights.pth').exists() and not [*tmp_path.rglob('noisy15_t*.csv')]
+    assert len(main(path=folder, **args | dict(epochs=2))) == 2
+    assert json.loads((fit/'settings.json').read_text())['epochs'] == 2
+    (fit/'weights.pth').unlink()
+    with pytest.raises(SystemExit, match='noisy15_text.csv is not of a fit in'): main(path=folder, **args)
+
+
+@pytest.mark.parametrize('bad, match', [(dict(epochs=0), '--epochs 0: give 1'), (dict(noise='7'), '--noise 7'),
+                                        (dict(n_folds=1), '--n-folds 1: give 2'), (dict(n_items=-5), '--n-items -5'),
+                                        (dict(smoothing='maybe'), '--smoothing maybe'),
                                         (dict(steps='all'), '--steps all'), (dict(prune='x'), '--prune x')])
 def test_script_names_a_wrong_option(bad, match, folder, tmp_path, main):
     with pytest.raises(SystemExit, match=match): main(path=folder, out=tmp_path, **bad)

@@ -1,4 +1,5 @@
 "Frames, DataLoaders and Learners of Imagenette and MNIST, on small folders in their layout"
+import shutil
 import sys
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -88,11 +89,18 @@ def test_wrong_argument_or_folder_is_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match='noisy_imagenette.csv is not there'): noisy_imagenette(tmp_path)
     (tmp_path/'noisy_imagenette.csv').write_text('path,noisy_labels_0\na.JPEG,x\n')
     with pytest.raises(ValueError, match='lacks the column is_valid and noisy_labels_5'): noisy_imagenette(tmp_path)
-    for name, error, match in (('a.JPEG', FileNotFoundError, '1 of 1 images .* first .*a.JPEG: delete'),
+    for name, error, match in (('a.JPEG', FileNotFoundError, '1 of 1 images .* first .*a.JPEG: unpack'),
                                ('../a.JPEG', ValueError, r"names '\.\./a.JPEG', outside its folder"),
                                ('/a.JPEG', ValueError, "names '/a.JPEG', outside its folder")):
         (tmp_path/'noisy_imagenette.csv').write_text(f'path,noisy_labels_0,noisy_labels_5,is_valid\n{name},x,x,False\n')
         with pytest.raises(error, match=match): noisy_imagenette(tmp_path)
+    for row, match in (('a.JPEG,,x,False', 'missing values in true_label'), (',x,x,False', 'missing values in path'),
+                       ('a.JPEG,x,x,yes', "no booleans, first 'yes'")):
+        (tmp_path/'noisy_imagenette.csv').write_text(f'path,noisy_labels_0,noisy_labels_5,is_valid\n{row}\n')
+        with pytest.raises(ValueError, match=f'noisy_imagenette.csv is not as it was published: .*{match}'):
+            noisy_imagenette(tmp_path)
+    (tmp_path/'noisy_imagenette.csv').write_bytes(b'')
+    with pytest.raises(ValueError, match='noisy_imagenette.csv is no CSV'): noisy_imagenette(tmp_path)
 
 
 @pytest.mark.parametrize('size, woof, url', [(160, False, 'IMAGENETTE_160'), (320, False, 'IMAGENETTE_320'),
@@ -124,6 +132,13 @@ def test_dls_of_a_frame_without_what_they_need_are_refused(folder):
         imagenette_dls(df.drop(columns='is_valid'), folder.path)
     with pytest.raises(ValueError, match=r'is_valid \[False\] alone'): imagenette_dls(df[~df.is_valid], folder.path)
     with pytest.raises(ValueError, match='df has no folder'): imagenette_learner(df=df, pretrained=False)
+    strange = df.label.where(df.is_valid != True, 'x')  # noqa: E712
+    for change, match in ((dict(label=df.label.where(df.index != 3)), r'1 missing values in label, first nan in row 3'),
+                          (dict(is_valid=df.is_valid.astype(str)), "no booleans, first '(True|False)' in row 0"),
+                          (dict(path=df.index), 'values in path that are no text'),
+                          (dict(label=strange), "a label that no training row has, first 'x' in row")):
+        with pytest.raises(ValueError, match=match): imagenette_dls(df.assign(**change), folder.path)
+    with pytest.raises(TypeError, match='df is a list'): imagenette_dls([1], folder.path)
 
 
 @pytest.mark.parametrize('arch, function', [('resnet18', resnet18), ('resnet34', resnet34), (resnet50, resnet50),
@@ -171,8 +186,11 @@ def test_architecture_without_weights_or_unknown_is_refused(folder, monkeypatch)
     monkeypatch.setitem(sys.modules, 'timm', None)
     with pytest.raises(ImportError, match="'convnext_tiny' is not one of fastai's .* pip install timm"):
         imagenette_learner(arch='convnext_tiny', path=folder.path)
-    monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(is_model=lambda o: o == 'convnext_tiny'))
-    with pytest.raises(ValueError, match="'resnet99' is neither"): imagenette_learner(arch='resnet99', path=folder.path)
+    monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(is_model=lambda o: o == 'convnext_tiny',
+                                                                 list_models=lambda: ['convnext_tiny']))
+    for name, near in (('resnet43', 'resnet34'), ('convnext_tin', 'convnext_tiny')):
+        with pytest.raises(ValueError, match=fr"'{name}' is neither .* \(did you mean {near}\?\)"):
+            imagenette_learner(arch=name, path=folder.path)
 
 
 def test_timm_name_goes_to_vision_learner_as_it_is(folder, monkeypatch):
@@ -252,6 +270,13 @@ def test_mnist_learner_finds_its_planted_errors(mnist):
     wrong = issues.label != issues.true_label
     assert wrong.sum() == 50 and wrong[:50].sum() >= 35, 'chance is 5'
     assert learn.recorder.values[-1][-1] > .6, 'chance is .1'
+
+
+def test_image_outside_the_classes_folders_is_named(mnist, tmp_path):
+    shutil.copytree(mnist, tmp_path/'mnist')
+    file = next((tmp_path/'mnist').rglob('*.png'))
+    shutil.copy(file, file.parents[1]/'stray.png')
+    with pytest.raises(ValueError, match="stray.png, which lies in no class's folder"): noisy_mnist(tmp_path/'mnist')
 
 
 def test_folder_that_is_no_mnist_is_named(mnist, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def small_net(width):
 
 class ValidateLast(Callback):
     "Validation after the last epoch only"
+    in_folds = False
     def before_validate(self):
         if self.epoch < self.n_epoch - 1: raise CancelValidException
 

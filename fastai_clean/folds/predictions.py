@@ -148,6 +148,9 @@ def _unnoticed(learn):
 
 
 def _cat(tensors):
+    if not tensors:
+        raise ValueError("no batch was predicted: a callback that cancels validation is in force; take it off, or keep it "
+                         "out of the folds by in_folds = False in its class")
     if not all(isinstance(o, torch.Tensor) for o in tensors): return tensors[0]
     if len(shapes := {tuple(o.shape[1:]) for o in tensors}) > 1:
         raise ValueError(f"the items have predictions of {len(shapes)} shapes, such as {sorted(shapes)[:2]}: make the "

@@ -14,7 +14,8 @@ from fastai.text.learner import _model_meta, clean_raw_keys, language_model_lear
 from fastai.text.models.awdlstm import AWD_LSTM
 
 from ..download import fetch
-from .tweets import check_frame, classifier_args
+from ..frames import check_frame
+from .tweets import classifier_args
 
 __all__ = ['save_encoder', 'tweet_dls', 'tweet_learner', 'tweet_lm_learner']
 
@@ -62,7 +63,7 @@ def save_encoder(
     "Write the encoder with the words it knows, for `tweet_learner`; tensors and strings alone, so that loading is safe"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}-{uuid4().hex}')
+    tmp = path.with_name(f'.{path.name}-{uuid4().hex}.pth')
     try:
         torch.save(_encoder_of(learn), tmp)
         os.replace(tmp, path)
@@ -75,7 +76,7 @@ def tweet_learner(
     arch=AWD_LSTM,  # Architecture that fastai knows
     encoder=None,  # Learner of `tweet_lm_learner`, or the file that `save_encoder` wrote
     pretrained=True,  # Whether, without `encoder`, to start from weights learned on Wikipedia, which are downloaded
-    config=None,  # What differs from fastai's configuration of `arch`; sizes must be those of `encoder`
+    config=None,  # What differs from fastai's configuration of `arch`; with `encoder`, what tweet_lm_learner got
     label_smoothing=False,  # Whether the loss is LabelSmoothingCrossEntropy, not cross-entropy
     bs=64,  # Batch size
     **kwargs,  # Passed to `text_classifier_learner`: drop_mult, metrics, cbs
@@ -93,7 +94,9 @@ def tweet_learner(
         raise ValueError("df holds DataLoaders with other words than the encoder's: make them by "
                          "tweet_dls(df, text_vocab=lm.dls.vocab), or pass the DataFrame")
     files = _weights(arch, meta, kwargs.get('backwards')) if pretrained and known is None else None
-    learn = text_classifier_learner(dls, arch, config={**meta['config_clas'], **(config or {})}, pretrained=False,
+    of_lm = meta['config_lm'].keys() - meta['config_clas'].keys()
+    config = {**meta['config_clas'], **{k: v for k, v in (config or {}).items() if k not in of_lm}}
+    learn = text_classifier_learner(dls, arch, config=config, pretrained=False,
                                     **classifier_args(dls.vocab[-1], label_smoothing, kwargs))
     if files: learn.load_pretrained(*files, model=learn.model[0])
     if known:
@@ -109,18 +112,20 @@ def _encoder_of(source):
     "vocab and weights"
     if isinstance(source, Learner):
         return {'vocab': [*map(str, source.dls.vocab)], 'weights': source.model[0].state_dict()}
-    if not Path(source).is_file(): raise FileNotFoundError(f"encoder {source} is not there: write it by save_encoder")
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"encoder {source} is not there: write it by fastai_clean.text.save_encoder(lm, path)")
     try:
         known = torch.load(source, map_location='cpu', weights_only=True)
         return {'vocab': [*map(str, known['vocab'])], 'weights': known['weights']}
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as e:
-        raise ValueError(f"encoder {source} is not a file of save_encoder: {type(e).__name__}") from e
+        raise ValueError(f"encoder {source} is not a file of fastai_clean.text.save_encoder, which keeps the words "
+                         f"too (fastai's keeps weights alone): {type(e).__name__}") from e
 
 
 def _meta(arch):
     if arch not in _model_meta:
-        raise ValueError(f"arch is {getattr(arch, '__name__', arch)!r}: choose "
-                         f"{', '.join(o.__name__ for o in _model_meta)}, or use transformer_learner")
+        raise ValueError(f"arch is {getattr(arch, '__name__', arch)!r}: pass the class "
+                         f"{', '.join(o.__name__ for o in _model_meta)} of fastai.text.all, or use transformer_learner")
     return _model_meta[arch]
 
 

@@ -1,6 +1,7 @@
 "Any Hugging Face sequence classifier as a fastai Learner"
 import copy
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from fastai.torch_core import TitledStr
 from fasttransform import Transform
 from torch import nn
 
-from .tweets import check_frame, classifier_args
+from ..frames import check_frame
+from .tweets import classifier_args
 
 __all__ = ['SequenceLogits', 'TokenizeBatch', 'transformer_dls', 'transformer_learner', 'transformer_splitter']
 
@@ -31,6 +33,7 @@ class TokenizeBatch(Transform):
     def encodes(self, samples: list):
         ids = self.tokenizer([str(o[0]) for o in samples], padding=True, truncation=True, max_length=self.max_length,
                              split_special_tokens=True, return_tensors='pt')['input_ids']
+        if not ids.shape[1]: ids = torch.full((len(samples), 1), self.tokenizer.pad_token_id)
         return [(TensorText(i), *o[1:]) for i, o in zip(ids, samples)]
 
     def decodes(self, x: TensorText): return TitledStr(self.tokenizer.decode(x.tolist(), skip_special_tokens=True))
@@ -62,6 +65,7 @@ def transformer_dls(
     check_frame(df)
     if tokenizer.pad_token_id is None:
         raise ValueError("tokenizer has no pad_token: set it, for example tokenizer.pad_token = tokenizer.eos_token")
+    if max_length < 1: raise ValueError(f"max_length is {max_length}: pass 1 or more tokens")
     max_length = min(max_length, tokenizer.model_max_length)
     ds = Datasets(df, [[ColReader('text'), as_written], [ColReader('label'), Categorize()]],
                   splits=ColSplitter('is_valid')(df))
@@ -89,7 +93,7 @@ def transformer_splitter(
 def transformer_learner(
     df,  # Frame with text, label and is_valid, or DataLoaders of `transformer_dls`
     model='vinai/bertweet-base',  # Name at huggingface.co, folder, or configuration, which starts from random weights
-    tokenizer=None,  # A Hugging Face tokenizer; None: that of `model` or of the DataLoaders
+    tokenizer=None,  # A Hugging Face tokenizer, its name or folder; None: that of `model` or of the DataLoaders
     max_length=128,  # Tokens of a text that are read, unless the model allows fewer only
     bs=32,  # Batch size
     label_smoothing=False,  # Whether the loss is LabelSmoothingCrossEntropy, not cross-entropy
@@ -98,32 +102,39 @@ def transformer_learner(
     **kwargs,  # Passed to `Learner`: cbs, metrics, lr (5e-5 unless given), opt_func, loss_func
 ) -> Learner:
     """A Learner whose model is a transformer with a head for the classes of `df`; `fit_one_cycle(n, slice(1e-6, 5e-5))`
-    gives each group of `transformer_splitter` its own learning rate. A folder is read without network.
+    gives each group of `transformer_splitter` its own learning rate. A folder is read without network, code in it is
+    not run, and weights become float32 (`to_fp16` mixes precisions). A head for as many classes is kept, whatever it
+    called them; another is made anew.
 
-    Raises ImportError without transformers, ConnectionError where `model` cannot be downloaded, ValueError for a folder
-    that holds no model, a configuration without `tokenizer` and a tokenizer with more tokens than the model, and what
-    `transformer_dls` raises."""
+    Raises ImportError without transformers, ConnectionError where `model` cannot be downloaded, FileNotFoundError where
+    it looks like a folder and is none, ValueError for a folder that holds no model, a configuration without `tokenizer`
+    and a tokenizer with more tokens than the model, and what `transformer_dls` raises."""
     hf = _transformers()
     dls = df if isinstance(df, DataLoaders) else None
     if dls is not None:
         if tokenizer is not None: raise ValueError("tokenizer and DataLoaders are both given: pass one of them")
-        tokenizer, max_length = _tokenizer_of(dls)
+        tokenizer = _batcher(dls).tokenizer
     else: check_frame(df)
     config = model if isinstance(model, hf.PretrainedConfig) else _load(hf.AutoConfig, model)
     if tokenizer is None:
         if config is model: raise ValueError("model is a configuration, which has no tokenizer: pass tokenizer=")
-        tokenizer = _load(hf.AutoTokenizer, model)
-    limit = getattr(config, 'max_position_embeddings', None) or max_length
-    if dls is None: dls = transformer_dls(df, tokenizer, min(max_length, limit), bs, num_workers, device)
-    elif max_length > limit:
-        raise ValueError(f"df holds DataLoaders of {max_length} tokens, but the model reads {limit}: make them by "
-                         f"transformer_dls(df, tokenizer, {limit})")
+        tokenizer = model
+    if isinstance(tokenizer, (str, os.PathLike)): tokenizer = _load(hf.AutoTokenizer, tokenizer)
+    own = dls is None
+    if own: dls = transformer_dls(df, tokenizer, max_length, bs, num_workers, device)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(f"tokenizer has {len(tokenizer)} tokens, but the model {config.vocab_size}: pass its own")
     config = copy.deepcopy(config)
     config.num_labels, config.pad_token_id = len(dls.vocab), tokenizer.pad_token_id
+    config.id2label = {i: str(o) for i, o in enumerate(dls.vocab)}
+    config.label2id = {o: i for i, o in config.id2label.items()}
     if isinstance(model, hf.PretrainedConfig): inner = hf.AutoModelForSequenceClassification.from_config(config)
     else: inner = _load(hf.AutoModelForSequenceClassification, model, config=config, ignore_mismatched_sizes=True)
+    inner, batcher, limit = inner.float(), _batcher(dls), _max_tokens(inner)
+    if own: batcher.max_length = min(batcher.max_length, limit)
+    elif batcher.max_length > limit:
+        raise ValueError(f"df holds DataLoaders of {batcher.max_length} tokens, but the model reads {limit}: make them "
+                         f"by transformer_dls(df, tokenizer, {limit})")
     return Learner(dls, SequenceLogits(inner, tokenizer.pad_token_id), splitter=transformer_splitter,
                    **{'lr': 5e-5, **classifier_args(dls.vocab, label_smoothing, kwargs)})
 
@@ -136,10 +147,19 @@ def _transformers():
     return transformers
 
 
-def _tokenizer_of(dls):
-    found = [(o.tokenizer, o.max_length) for o in dls.train.before_batch.fs if isinstance(o, TokenizeBatch)]
+def _batcher(dls):
+    found = [o for o in dls.train.before_batch.fs if isinstance(o, TokenizeBatch)]
     if not found: raise ValueError("df holds DataLoaders without a Hugging Face tokenizer: see transformer_dls")
     return found[0]
+
+
+def _max_tokens(inner):
+    "How many tokens a model reads; RoBERTa and its kin count positions from behind the number of the padding"
+    limit = getattr(inner.config, 'max_position_embeddings', None) or 0
+    if limit < 1: return sys.maxsize
+    pads = [m.padding_idx for name, m in inner.named_modules()
+            if name.endswith('position_embeddings') and getattr(m, 'padding_idx', None) is not None]
+    return limit - pads[0] - 1 if pads else limit
 
 
 def _body_and_head(inner):
@@ -150,7 +170,10 @@ def _body_and_head(inner):
 def _load(kind, model, **kwargs):
     "What `kind` loads of a folder, or downloads"
     folder = Path(model).is_dir()
-    try: return kind.from_pretrained(os.fspath(model), local_files_only=folder, **kwargs)
+    if not folder and (isinstance(model, Path) or model.startswith(('/', '.', '~')) or model.count('/') > 1):
+        raise FileNotFoundError(f"model {model} is no folder: pass one that holds config.json, model.safetensors and "
+                                "tokenizer.json, or a name at huggingface.co")
+    try: return kind.from_pretrained(os.fspath(model), local_files_only=folder, trust_remote_code=False, **kwargs)
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0][:200]
         if folder:

@@ -8,7 +8,7 @@ from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastai.metrics import accuracy, skm_to_fastai
 from sklearn.metrics import f1_score
 
-__all__ = ['check_frame', 'classifier_args', 'covid_tweets', 'informative_f1']
+__all__ = ['classifier_args', 'covid_tweets', 'informative_f1']
 
 CLASSES = 'INFORMATIVE', 'UNINFORMATIVE'
 SETS = 'train', 'valid', 'test'
@@ -30,7 +30,8 @@ def covid_tweets(
     columns, for other labels, an unknown set and a share outside 0 to 100."""
     if not 0 <= pct_noise <= 100: raise ValueError(f"pct_noise is {pct_noise!r}: pass per cent, 0 to 100")
     sets = [sets] if isinstance(sets, str) else list(sets)
-    if not sets or not {*sets} <= {*SETS}: raise ValueError(f"sets is {sets!r}: choose of train, valid and test")
+    if not sets or not {*sets} <= {*SETS} or len({*sets}) < len(sets):
+        raise ValueError(f"sets is {sets!r}: choose of train, valid and test, each once")
     df = pd.concat([_read(Path(path)/f'{o}.tsv').assign(set=o) for o in sets], ignore_index=True)
     if not masks: df['text'] = [' '.join(w for w in o.split(' ') if w not in MASKS) for o in df.text]
     true, label, train = df.label, df.label.to_numpy(dtype=object, copy=True), np.flatnonzero(df.set == 'train')
@@ -61,29 +62,14 @@ def classifier_args(
     return {'loss_func': loss_func, 'metrics': metrics, **kwargs}
 
 
-def check_frame(
-    df,  # What a person passed
-    needed=('text', 'label', 'is_valid'),  # Columns that it needs
-):
-    "Raise TypeError or ValueError where `df` is no frame of tweets to train and validate on"
-    if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"df is a {type(df).__name__}: pass a DataFrame as of covid_tweets, or DataLoaders")
-    lacking = [o for o in needed if o not in df]
-    if lacking: raise ValueError(f"df lacks the column {' and '.join(lacking)}: see covid_tweets")
-    for name in needed:
-        if df[name].isna().any():
-            raise ValueError(f"df has {df[name].isna().sum()} missing values in {name}, first in row "
-                             f"{df[name].isna().to_numpy().argmax()}: fill them or leave the rows out")
-    if df.is_valid.nunique() != 2:
-        raise ValueError(f"df has is_valid {df.is_valid.unique().tolist()} alone: training and validation rows needed")
-
-
 def _read(file):
     "id, text and label of one file"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: get {file.name} of WNUT-2020 Task 2 "
                                 "(github.com/VinAIResearch/COVID19Tweet) and put it there")
-    with open(file, encoding='utf-8-sig', newline='\n') as f: lines = [o.rstrip('\r\n').split('\t') for o in f]
+    try:
+        with open(file, encoding='utf-8-sig', newline='\n') as f: lines = [o.rstrip('\r\n').split('\t') for o in f]
+    except UnicodeDecodeError as e: raise ValueError(f"{file} is not UTF-8 ({e}): save it so") from e
     if lines and [o.lower() for o in lines[0]] == ['id', 'text', 'label']: lines[0] = ['']
     for i, o in enumerate(lines, 1):
         if o == ['']: continue

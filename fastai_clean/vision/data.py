@@ -7,6 +7,7 @@ from fastai.data.external import URLs
 from fastai.data.transforms import get_image_files
 
 from ..download import fetch
+from ..frames import check_values
 
 __all__ = ['NOISE_LEVELS', 'VERSIONS', 'imagenette_path', 'imagenette_version', 'noisy_imagenette', 'noisy_mnist']
 
@@ -46,18 +47,24 @@ def noisy_imagenette(
     Raises FileNotFoundError where the CSV or an image is missing, ValueError for an unknown noise level and a CSV that
     lacks a column or names files outside the folder, and what `imagenette_path` raises."""
     if pct_noise not in NOISE_LEVELS: raise ValueError(f"pct_noise is {pct_noise!r}: choose one of 0, 1, 5, 25 and 50")
+    todo = 'delete the folder to have it downloaded and unpacked anew' if path is None else \
+        'unpack the archive anew elsewhere, or pass imagenette_learner a df of the rows that are there'
     path = imagenette_path(size, woof) if path is None else Path(path)
     file = path/('noisy_imagewoof.csv' if woof else 'noisy_imagenette.csv')
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: fastai's archives of 2022 and later hold it, so pass the folder "
-                                "of such a one, or delete the folder to have it downloaded")
-    df = pd.read_csv(file)
+                                "of such a one, or leave path out, and delete an older folder, to have it downloaded")
+    try: df = pd.read_csv(file)
+    except ValueError as e: raise ValueError(f"{file} is no CSV ({e}): take the published file") from e
     columns = {'path': 'path', 'label': f'noisy_labels_{int(pct_noise)}', 'true_label': 'noisy_labels_0',
                'is_valid': 'is_valid'}
     lacking = {*columns.values()} - {*df.columns}
     if lacking: raise ValueError(f"{file} lacks the column {' and '.join(sorted(lacking))}: take the published file")
-    _check_images(path, df.path, file)
-    return pd.DataFrame({name: df[o] for name, o in columns.items()}).astype({'is_valid': bool})
+    df = pd.DataFrame({name: df[o] for name, o in columns.items()})
+    try: check_values(df, columns)
+    except ValueError as e: raise ValueError(f"{file} is not as it was published: {e}") from e
+    _check_images(path, df.path, file, todo)
+    return df.astype({'is_valid': bool})
 
 
 def noisy_mnist(
@@ -68,8 +75,8 @@ def noisy_mnist(
     """MNIST with planted errors: of the training rows exactly the share `pct_noise` is labelled as another class, each
     as likely as the next. Only the frame says so, no file is renamed or moved. `path` is relative to the folder.
 
-    Raises FileNotFoundError where the folder does not hold MNIST, ValueError for a share outside 0 to 100, and
-    ConnectionError or ValueError where it cannot be downloaded."""
+    Raises FileNotFoundError where the folder does not hold MNIST, ValueError for an image outside the classes' folders
+    and for a share outside 0 to 100, and ConnectionError or ValueError where it cannot be downloaded."""
     if not 0 <= pct_noise <= 100: raise ValueError(f"pct_noise is {pct_noise!r}: pass per cent, 0 to 100")
     root = mnist_path() if path is None else Path(path)
     splits = next((o for o in _MNIST_SPLITS if all((root/name).is_dir() for name in o)), None)
@@ -80,6 +87,8 @@ def noisy_mnist(
     if path is None and len(files[0]) + len(files[1]) != MNIST_ITEMS:
         raise FileNotFoundError(f"{root} holds {len(files[0]) + len(files[1])} images where MNIST has {MNIST_ITEMS}: "
                                 "delete the folder to have it unpacked anew")
+    stray = [o for split in files for o in split if len(o.relative_to(root).parts) != 3]
+    if stray: raise ValueError(f"path {root} holds {stray[0]}, which lies in no class's folder: take it out")
     true = np.array([o.parent.name for split in files for o in split])
     label, n = true.copy(), len(files[0])
     label[:n] = _plant(true[:n], pct_noise/100, seed)
@@ -100,10 +109,10 @@ def _plant(true, share, seed):
     return vocab[codes]
 
 
-def _check_images(path, names, file):
+def _check_images(path, names, file, todo):
     outside = [o for o in names if PurePosixPath(o).is_absolute() or '..' in PurePosixPath(o).parts]
     if outside: raise ValueError(f"{file} names {outside[0]!r}, outside its folder: take the published file")
     lost = [o for o in names if not (path/o).is_file()]
     if lost:
         raise FileNotFoundError(f"{len(lost)} of {len(names)} images that {file} names are not there, first "
-                                f"{path/lost[0]}: delete the folder and unpack the archive anew")
+                                f"{path/lost[0]}: {todo}")

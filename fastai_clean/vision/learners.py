@@ -1,4 +1,6 @@
 "DataLoaders and Learners for images with wrong labels"
+from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import model_meta, vision_learner
 from fastai.vision.models import xresnet
 
+from ..frames import check_frame
 from .data import imagenette_path, imagenette_version, mnist_path, noisy_imagenette, noisy_mnist
 
 __all__ = ['gradual_unfreeze', 'imagenette_dls', 'imagenette_learner', 'mnist_learner']
@@ -30,12 +33,9 @@ def imagenette_dls(
     num_workers=defaults.cpus,  # Processes that load images; 0: none
     **kwargs,  # Passed to `ImageDataLoaders.from_df`: batch_tfms, device
 ) -> DataLoaders:
-    """Images and labels of any such frame; more columns do not matter. Raises ValueError where a column is missing or
-    is_valid sets no row, or every row, aside."""
-    lacking = {'path', 'label', 'is_valid'} - {*df.columns}
-    if lacking: raise ValueError(f"df lacks the column {' and '.join(sorted(lacking))}: see noisy_imagenette")
-    if df.is_valid.nunique() != 2:
-        raise ValueError(f"df has is_valid {df.is_valid.unique().tolist()} alone: training and validation rows needed")
+    """Images and labels of any such frame; more columns do not matter. Raises as `check_frame`: where it is no frame, a
+    column or a value is missing, is_valid sets no row, or every row, aside, or a label is in validation rows alone."""
+    check_frame(df, ('path', 'label', 'is_valid'), 'noisy_imagenette')
     if item_tfms is None: item_tfms = [RandomResizedCrop(size, min_scale=.35), FlipItem()]
     return ImageDataLoaders.from_df(df, path, fn_col='path', label_col='label', valid_col='is_valid', bs=bs,
                                     item_tfms=item_tfms, num_workers=num_workers, **kwargs)
@@ -104,7 +104,7 @@ def gradual_unfreeze(
     another number than one a group."""
     if learn.opt is None: learn.create_opt()
     n = len(learn.opt.param_lists)
-    epochs = [epochs]*n if isinstance(epochs, int) else list(epochs)
+    epochs = [epochs]*n if isinstance(epochs, Integral) else list(epochs)
     if len(epochs) != n:
         raise ValueError(f"epochs has {len(epochs)} numbers, but the Learner {n} parameter groups: pass one a group")
     for i, n_epoch in enumerate(epochs, 1):
@@ -118,21 +118,28 @@ def _model(arch, pretrained):
     if callable(arch): model = arch
     else:
         names = {o: getattr(xresnet, o) for o in xresnet.__all__ if o.startswith('x')}
-        model = (names | {o.__name__: o for o in model_meta}).get(arch) or _timm_name(arch)
+        names |= {o.__name__: o for o in model_meta}
+        model = names.get(arch) or _timm_name(arch, names)
     if pretrained and not isinstance(model, str) and model.__module__ == xresnet.__name__ and \
        model is not xresnet.xresnet50:
         raise ValueError(f"arch {model.__name__} has no published weights: pass pretrained=False, or xresnet50")
     return model
 
 
-def _timm_name(arch):
+def _timm_name(arch, known):
     try:
         import timm
     except ImportError as e:
-        raise ImportError(f"arch {arch!r} is not one of fastai's models, and timm, which has many more, is not "
-                          "installed: pip install timm") from e
+        raise ImportError(f"arch {arch!r} is not one of fastai's models{_nearest(arch, known)}; timm, which has many "
+                          "more, is not installed: pip install timm") from e
     if timm.is_model(arch): return arch
-    raise ValueError(f"arch {arch!r} is neither one of fastai's models nor of timm's: see timm.list_models()")
+    raise ValueError(f"arch {arch!r} is neither one of fastai's models nor of timm's"
+                     f"{_nearest(arch, [*known, *timm.list_models()])}: see timm.list_models()")
+
+
+def _nearest(arch, known):
+    found = get_close_matches(str(arch), known, 1)
+    return f' (did you mean {found[0]}?)' if found else ''
 
 
 def _learner(dls, model, label_smoothing, pretrained, kwargs):
