@@ -10,7 +10,8 @@ from fastcore.basics import noop
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ['TASKS', 'check_labels_probs', 'infer_act', 'check_opt_func', 'check_preds', 'is_binary_loss', 'task_of']
+__all__ = ['TASKS', 'as_probs', 'check_labels', 'check_labels_probs', 'check_opt_func', 'check_preds', 'check_rows',
+           'float_of', 'infer_act', 'is_binary_loss', 'task_of']
 
 TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
 
@@ -24,34 +25,54 @@ def check_labels_probs(
 
     Raises TypeError for what is not numbers, ValueError for shapes that do not fit, values outside 0..1, NaN, rows
     that do not sum to 1 and labels outside the vocab; the message says which rows."""
+    probs = as_probs(pred_probs)
+    probs = probs.astype(float_of(probs.dtype), copy=False)
+    if check_rows(probs): probs = probs.clip(0, 1)
+    return check_labels(labels, *probs.shape, vocab), probs
+
+
+def as_probs(
+    pred_probs,  # Array, tensor or DataFrame
+) -> np.ndarray:  # Not copied where it need not be
+    "`pred_probs` as an array of numbers (n, c); raises as `check_labels_probs` does, but does not look at the values"
     probs = pred_probs.detach().cpu().numpy() if isinstance(pred_probs, torch.Tensor) else np.asarray(pred_probs)
     if probs.dtype.kind not in 'fiu':
         raise TypeError(f"pred_probs has dtype {probs.dtype}: pass a numeric array of shape (items, classes)")
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
         raise ValueError(f"pred_probs has shape {probs.shape}: pass (items, classes), at least 1 item and 2 classes")
-    if probs.dtype not in (np.float32, np.float64): probs = probs.astype(np.float32 if probs.itemsize < 4 else float)
+    return probs
+
+
+def float_of(
+    dtype,  # dtype of probabilities
+) -> np.dtype:
+    "float32 for itself and for all that is smaller, else float64"
+    return np.dtype(np.float32 if dtype == np.float32 or dtype.itemsize < 4 else np.float64)
+
+
+def check_rows(
+    probs,  # Numbers (n, c)
+) -> bool:  # Whether any value is a hair outside 0..1
+    "Raise ValueError where a row is no probabilities; looks at a few rows at a time, and copies none but those"
     bad, off, beyond = _bad_rows(probs)
     if bad.any():
         raise ValueError(f"pred_probs has NaN or infinite values in {bad.sum()} rows, first in row {bad.argmax()}: "
                          "leave those items out, or predict them (an interrupted fold leaves its rows NaN)")
     if off.any():
-        row = off.argmax()
-        raise ValueError(f"pred_probs has {off.sum()} rows that are no probabilities, first row {row} with values from "
-                         f"{probs[row].min():.4g} to {probs[row].max():.4g} and sum {probs[row].sum():.4g}: "
-                         "pass probabilities that sum to 1, not logits")
-    if beyond: probs = probs.clip(0, 1)
-    if vocab is not None and (len(vocab) != probs.shape[1] or len(set(vocab)) != len(vocab)):
-        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has "
-                         f"{probs.shape[1]} columns: pass one name a column")
-    return _check_labels(labels, *probs.shape, vocab), probs
+        p = probs[off.argmax()].astype(float_of(probs.dtype))
+        raise ValueError(f"pred_probs has {off.sum()} rows that are no probabilities, first row {off.argmax()} with "
+                         f"values from {p.min():.4g} to {p.max():.4g} and sum {p.sum():.4g}: pass probabilities that "
+                         "sum to 1, not logits")
+    return beyond
 
 
-def _bad_rows(probs, size=4096):
+def _bad_rows(probs, values=2**22):
     "Rows that are not finite, rows that are no probabilities, and whether any value is a hair outside 0..1"
-    beyond = False
+    beyond, size = False, max(1, values//probs.shape[1])
     bad, off = np.zeros((2, len(probs)), dtype=bool)
     for i in range(0, len(probs), size):
         p = probs[i:i + size]
+        p = p.astype(float_of(p.dtype), copy=False)
         low, high, total = p.min(1), p.max(1), p.sum(1)
         beyond |= bool(low.min() < 0 or high.max() > 1)
         bad[i:i + size] = ~np.isfinite(low) | ~np.isfinite(high)
@@ -59,7 +80,16 @@ def _bad_rows(probs, size=4096):
     return bad, off, beyond
 
 
-def _check_labels(labels, n, c, vocab):
+def check_labels(
+    labels,  # Class indices (n,) below c, or values of `vocab`
+    n,  # Number of items
+    c,  # Number of classes
+    vocab=None,  # The c class names
+) -> np.ndarray:  # int64 (n,)
+    "The class indices of `labels`; raises as `check_labels_probs` does"
+    if vocab is not None and (len(vocab) != c or len(set(vocab)) != len(vocab)):
+        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
+                         "columns: pass one name a column")
     y = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label an item")

@@ -6,9 +6,11 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
-from ..oof import FitRecord, FoldLearners, was_trained
+from ..oof import FitRecord, make_engine, was_trained
 
 __all__ = ['ConfidentLearningCallback']
+
+_OPTIONS = 'n_folds splits seed act leave_out tta n_jobs cache_dir n_repeats average mode'.split()
 
 
 class ConfidentLearningCallback(Callback):
@@ -19,8 +21,26 @@ class ConfidentLearningCallback(Callback):
     followed; `validate`, `get_preds`, `tta` and `lr_find` are not fits. The Learner itself trains as it would without
     the callback: same weights, records, files and random numbers. Folds leave out progress bars, loggers and trackers
     (SaveModel, EarlyStopping: folds stop where the Learner stopped). Costs about K more fits. Confident learning:
-    Northcutt, Jiang and Chuang, JAIR 2021. Raises TypeError or ValueError before the first batch where the Learner's
-    data, optimizer or loss cannot be followed; warns where the Learner is trained already."""
+    Northcutt, Jiang and Chuang, JAIR 2021.
+
+    `n_jobs` trains folds in other processes, through joblib: loky's, or those of
+    `joblib.parallel_config(backend='dask'|'ray')`. The Learner stays here; data, model and callbacks are copied there.
+    On the CPU the result is the same to the last bit: each process has as many torch threads as this one (call
+    `torch.set_num_threads` before, for `n_jobs` times that many to fit the machine); of several GPUs fold k has number
+    k modulo their number. A process that is killed costs its fold's time.
+
+    `cache_dir` keeps each fold as it ends. The same script, run again, does what is missing, the Learner's own fit
+    among it; it must seed what it does before. A folder of another run is refused: other labels, items, weights,
+    settings, fits, or versions of torch and fastai. Files are known by size and time; a DataFrame by its values, not
+    by the files that it names; a plain torch data set by its labels alone.
+
+    `mode='features'` trains no folds, but K regularised linear heads on the features of the model as it is before the
+    first fit, kept in `cache_dir` for the same inputs and weights: little more than one prediction of the training set,
+    and for a pretrained body often better; no use for random weights. `mode='auto'` trains the folds only where the
+    heads are worse than the trained Learner on the validation set, and says so in `oof.config['mode_reason']`.
+
+    Raises TypeError or ValueError before the first batch where the Learner's data, optimizer or loss cannot be
+    followed, or `cache_dir` is another run's; warns where the Learner is trained already."""
     order, in_folds = SaveModelCallback.order + 10, False
     _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights'
 
@@ -31,6 +51,11 @@ class ConfidentLearningCallback(Callback):
         act=None,  # Activation that turns outputs into probabilities; None: the loss's
         leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
         tta=None,  # 'flip': predict the held-out images and their mirror images, and take the mean
+        n_jobs=1,  # Processes in which folds are trained; 1: this one, -1: one a core
+        cache_dir=None,  # Folder in which finished folds are kept; None: nowhere
+        n_repeats=1,  # Times that everything is repeated with the next seed; the probabilities are averaged
+        average=None,  # 'epochs': the mean of the predictions after each epoch of the last fit
+        mode='folds',  # 'features': heads on the untrained model's features; 'auto': those where they are good enough
     ):
         self._init_state()
         store_attr()
@@ -69,8 +94,7 @@ class ConfidentLearningCallback(Callback):
             if was_trained(learn):
                 warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "
                      "fold, so the probabilities are not out-of-fold; start from a new Learner", stacklevel=2)
-            folds = FoldLearners(self._record, self.n_folds, self.splits, self.seed, self.act, self.leave_out,
-                                 self.tta)
+            folds = make_engine(self._record, **{o: getattr(self, o) for o in _OPTIONS})
         else:
             folds = self.folds
             if not torch.equal(self._weights, _fingerprint(learn.model)):

@@ -149,7 +149,7 @@ def _unnoticed(learn):
 
 def _cat(tensors):
     if not tensors:
-        raise ValueError("no batch was predicted: a callback that cancels validation is in force; take it off, or keep it "
+        raise ValueError("no batch was predicted: a callback in force cancels validation; take it off, or keep it "
                          "out of the folds by in_folds = False in its class")
     if not all(isinstance(o, torch.Tensor) for o in tensors): return tensors[0]
     if len(shapes := {tuple(o.shape[1:]) for o in tensors}) > 1:

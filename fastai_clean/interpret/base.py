@@ -19,6 +19,7 @@ from ..issues import (
     find_regression_issues,
     find_segmentation_issues,
     fit_temperature,
+    predicted_classes,
 )
 from ..review import ReviewSession
 from .outputs import Outputs
@@ -215,7 +216,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
 def _decode(preds, task):
     if task == 'regression': return preds
     if task == 'multilabel': return preds >= .5
-    return preds.argmax(1)
+    return predicted_classes(preds) if task == 'classification' else preds.argmax(1)
 
 
 def _losses(preds, targs, task):

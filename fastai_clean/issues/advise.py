@@ -5,6 +5,7 @@ import numpy as np
 
 from ..checks import check_labels_probs
 from .noise import confident_joint, noise_rate
+from .stream import predicted_classes
 
 __all__ = ['Advice', 'advise_filter']
 
@@ -37,7 +38,7 @@ def advise_filter(
     the model is weak. Raises what `check_labels_probs` raises."""
     labels, pred_probs = check_labels_probs(labels, pred_probs)
     rate = noise_rate(labels, joint=confident_joint(labels, pred_probs) if joint is None else joint)
-    disagreement = float(np.mean(pred_probs.argmax(1) != labels))
+    disagreement = float(np.mean(predicted_classes(pred_probs) != labels))
     found = (f'Confident learning counts {rate:.1%} of the labels as wrong, where the model disagrees with '
              f'{disagreement:.1%}')
     if rate < UNDERCOUNT*disagreement:

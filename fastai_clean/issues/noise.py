@@ -6,6 +6,7 @@ from cleanlab.dataset import rank_classes_by_label_quality
 
 from ..checks import check_labels_probs
 from .columns import as_is, names_of
+from .stream import StreamedIssues, is_large
 
 __all__ = ['confident_joint', 'noise_matrix', 'noise_rate', 'class_thresholds', 'class_health', 'top_pairs']
 
@@ -15,6 +16,7 @@ def confident_joint(
     pred_probs,  # Probabilities (n, c)
 ) -> np.ndarray:  # (c, c) counts, row: given label, column: likely true label
     "Estimated counts of (given, true) label pairs, calibrated so that rows sum to the counts of the given labels"
+    if is_large(pred_probs): return StreamedIssues(labels, pred_probs).joint
     return compute_confident_joint(*check_labels_probs(labels, pred_probs))
 
 
@@ -45,6 +47,7 @@ def class_thresholds(
 ) -> np.ndarray:  # (c,), 0 to 1; NaN for a class that no item was given
     """Confident learning's threshold of each class: the mean self-confidence of the items labelled so. An item counts
     as truly of class j where its probability of j reaches j's threshold (Northcutt et al., JAIR 2021, equation 2)."""
+    if is_large(pred_probs): return StreamedIssues(labels, pred_probs).thresholds
     labels, pred_probs = check_labels_probs(labels, pred_probs)
     thresholds = np.asarray(get_confident_thresholds(labels, pred_probs), dtype=float)
     return np.where(np.bincount(labels, minlength=len(thresholds)) > 0, thresholds, np.nan)

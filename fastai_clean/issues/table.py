@@ -6,12 +6,9 @@ from cleanlab.rank import get_label_quality_scores
 
 from ..checks import check_labels_probs
 from .columns import any_score, as_is, check_choice, item_column, names_of, worst_first
+from .stream import FILTERS, PRUNE, SCORES, StreamedIssues, check_two_classes, is_large
 
-__all__ = ['FILTERS', 'SCORES', 'find_issues', 'label_quality']
-
-FILTERS = ('prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning', 'predicted_neq_given',
-           'low_normalized_margin', 'low_self_confidence')
-SCORES = ('self_confidence', 'normalized_margin', 'confidence_weighted_entropy')
+__all__ = ['FILTERS', 'SCORES', 'find_issues', 'find_issues_by', 'label_quality']
 
 
 def find_issues(
@@ -25,7 +22,7 @@ def find_issues(
     frac_noise=1.,  # Share of the estimated issues to flag, the likeliest first; cleanlab's, as are those below
     num_to_remove_per_class=None,  # How many to flag of each class (c,), instead of the estimate
     min_examples_per_class=1,  # Classes with no more items than this are not flagged
-    n_jobs=1,  # Processes; one is the fastest at every size tried
+    n_jobs=1,  # Processes of cleanlab, of which one is the fastest at every size tried; threads from 1e8 values on
 ) -> pd.DataFrame:  # Columns item, given, predicted, confidence, label_quality, is_issue; n rows
     """The issue table: every item, the likeliest wrong label first, indexed by the item's position in the data set.
 
@@ -33,19 +30,52 @@ def find_issues(
     `score`, for a name also 0 to 1. Ties keep the order of the data set. Confident learning: Northcutt,
     Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
     TypeError as `check_labels_probs` does, and for an unknown filter or score."""
-    labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
     check_choice('filter_by', filter_by, FILTERS)
-    if (labels == labels[0]).all():
-        raise ValueError(f"labels has {labels[0]} alone: confident learning needs items of at least 2 given classes")
+    options = dict(frac_noise=frac_noise, num_to_remove_per_class=num_to_remove_per_class,
+                   min_examples_per_class=min_examples_per_class)
+    large = is_large(pred_probs)
+    if large:
+        entropy = isinstance(score, str) and score == SCORES[-1]
+        streamed = StreamedIssues(labels, pred_probs, vocab=vocab, entropy=entropy, n_jobs=n_jobs)
+        labels, predicted, confidence = streamed.labels, streamed.predicted, streamed.confidence
+    else:
+        labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
+        predicted = pred_probs.argmax(1)
+        confidence = pred_probs[np.arange(len(labels)), predicted]
+    check_two_classes(labels)
     items = item_column(items, len(labels))
-    quality = _quality(labels, pred_probs, score)
-    flagged = find_label_issues(labels, pred_probs, filter_by=filter_by, frac_noise=frac_noise, n_jobs=n_jobs,
-                                num_to_remove_per_class=num_to_remove_per_class,
-                                min_examples_per_class=min_examples_per_class)
-    predicted, names = pred_probs.argmax(1), names_of(pred_probs.shape[1], vocab)
+    if large: quality, flagged = _streamed_quality(streamed, score), streamed.mask(filter_by, **options)
+    else:
+        quality = _quality(labels, pred_probs, score)
+        flagged = find_label_issues(labels, pred_probs, filter_by=filter_by, n_jobs=n_jobs, **options)
+    names = names_of(np.shape(pred_probs)[1], vocab)
     return worst_first(pd.DataFrame({
         'item': as_is(items), 'given': as_is(names[labels]), 'predicted': as_is(names[predicted]),
-        'confidence': pred_probs[np.arange(len(labels)), predicted], 'label_quality': quality, 'is_issue': flagged}))
+        'confidence': confidence, 'label_quality': quality, 'is_issue': flagged}))
+
+
+def find_issues_by(
+    labels,  # Given labels: class indices (n,), or values of `vocab`
+    pred_probs,  # Probabilities (n, c), out-of-fold where the model was trained on these labels; a memory map too
+    filters=FILTERS,  # Which of `FILTERS`
+    scores=SCORES,  # Which of `SCORES`
+    *,
+    vocab=None,  # Names of the c classes; None: their indices
+    frac_noise=1.,  # As in `find_issues`, for the filters that prune, as are those below
+    num_to_remove_per_class=None,  # How many to flag of each class (c,), instead of the estimate
+    min_examples_per_class=1,  # Classes with no more items than this are not flagged
+    n_jobs=None,  # Threads; None: one a processor
+) -> pd.DataFrame:  # n rows in the order of the data set; a boolean column a filter, a column of 0 to 1 a score
+    """What each filter flags and each score gives, all from one or two passes over the probabilities, see
+    `StreamedIssues`; each column is that of `find_issues` with the filter or score alone. Raises what it raises."""
+    filters, scores = (([o] if isinstance(o, str) else list(o)) for o in (filters, scores))
+    for o in filters: check_choice('filters', o, FILTERS)
+    for o in scores: check_choice('scores', o, SCORES)
+    streamed = StreamedIssues(labels, pred_probs, vocab=vocab, entropy=SCORES[-1] in scores, n_jobs=n_jobs)
+    prune = dict(frac_noise=frac_noise, num_to_remove_per_class=num_to_remove_per_class)
+    masks = {o: streamed.mask(o, min_examples_per_class=min_examples_per_class, **(prune if o in PRUNE else {}))
+             for o in filters}
+    return pd.DataFrame({**masks, **{o: streamed.score(o) for o in scores}}).rename_axis('position')
 
 
 def label_quality(
@@ -56,7 +86,13 @@ def label_quality(
     """Label quality scores of cleanlab, 0 to 1 (Kuan and Mueller, "Model-agnostic label quality scoring", 2022), or any
     others, in the order of the data set. Of a list, the mean of each item's rank by every score, 1/n to 1: their units
     do not matter then (Borda's count). Raises ValueError for an unknown name and for scores that are not n numbers."""
+    if is_large(pred_probs): return _streamed_quality(StreamedIssues(labels, pred_probs), score)
     return _quality(*check_labels_probs(labels, pred_probs), score)
+
+
+def _streamed_quality(streamed, score):
+    probs = streamed.checked() if callable(score) or isinstance(score, (list, tuple)) else None
+    return any_score(score, streamed.score, streamed.labels, probs)
 
 
 def _quality(labels, pred_probs, score):

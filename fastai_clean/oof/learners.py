@@ -1,15 +1,19 @@
 "The fold Learners that make the out-of-fold result"
+from functools import partial
+
 import numpy as np
 import torch
-from fastai.learner import Learner, SkipToEpoch
-from fastai.torch_core import no_random
-from fastcore.basics import patch
 from fastcore.foundation import L
 
 from ..checks import check_opt_func, infer_act, is_binary_loss
-from ..folds import fold_numbers, item_ids, labels_of, predict
-from .replay import FitRecord, FoldLearner, InFold, copy_model, fold_bar, snapshot
+from ..folds import fold_numbers, item_ids, labels_of
+from .cache import FoldCache
+from .describe import describe_fit, describe_run
+from .jobs import FoldJob, Predicts, fold_bar, fold_random
+from .parallel import check_jobs, dumps, run_jobs
+from .replay import FoldLearner, copy_model, snapshot
 from .result import OutOfFold
+from .state import plain_state
 
 __all__ = ['FoldLearners']
 
@@ -19,7 +23,7 @@ class FoldLearners:
     its fits on all training items but their fold, and predict that fold.
 
     Nothing of the Learner is changed but its `oof`, nor the global random state. Raises TypeError or ValueError, before
-    anything is trained, for a Learner whose labels cannot be checked this way."""
+    anything is trained, for a Learner whose labels cannot be checked this way, and for a `cache_dir` of another run."""
 
     def __init__(self,
         record,  # FitRecord of the first fit: the Learner as it is before training
@@ -29,11 +33,19 @@ class FoldLearners:
         act=None,  # Activation that turns outputs into probabilities; None: the loss's
         leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
         tta=None,  # 'flip': predict the held-out images and their mirror images, and take the mean
+        n_jobs=1,  # Processes in which folds are trained; 1: this one, -1: one a core
+        cache_dir=None,  # Folder in which finished folds are kept, see `FoldCache`
+        n_repeats=1,  # Times that everything is repeated with the next seed; the probabilities are averaged
+        average=None,  # 'epochs': the mean of the predictions after each epoch of the last fit
     ):
         learn = record.learn
         check_opt_func(learn.opt_func)
         if seed < 0: raise ValueError(f"seed is {seed}: pass a whole number, 0 or more")
-        self.learn, self.seed, self.leave_out = learn, int(seed), tuple(L(leave_out))
+        if n_repeats != int(n_repeats) or n_repeats < 1:
+            raise ValueError(f"n_repeats is {n_repeats}: pass a whole number, 1 or more")
+        if average not in (None, 'epochs'): raise ValueError(f"average is {average!r}: choose 'epochs' or None")
+        self.learn, self.record, self.seed, self.leave_out = learn, record, int(seed), tuple(L(leave_out))
+        self.n_jobs, self.n_repeats, self.average = check_jobs(n_jobs), int(n_repeats), average
         with self._random():
             self.labels = labels_of(learn.dls.train, is_binary_loss(record.loss_func))
             self.act, self.tta = infer_act(record.loss_func, act, self.labels.task), tta
@@ -43,21 +55,28 @@ class FoldLearners:
             if task in ('regression', 'multilabel') and (targets == targets[0]).all():
                 raise ValueError("the training set's targets are all the same: there is nothing to confuse")
             if targets is None: targets = np.zeros(len(learn.dls.train_ds), dtype=np.int64)
-            self.fold = fold_numbers(targets, n_folds, splits, seed)
+            self.numbers = [fold_numbers(targets, n_folds, splits, self.seed + r) for r in range(self.n_repeats)]
             self.items = item_ids(learn.dls.train_ds, learn.path)
             self.snapshot = snapshot(learn)
+        self.fold = self.numbers[0]
         self.n_folds = int(self.fold.max()) + 1
         self.config = dict(n_folds=self.n_folds, seed=self.seed, model=type(learn.model).__name__, tta=tta,
-                           splits='stratified' if splits is None else type(splits).__name__)
-        self.fits, self.folds, self.pred_probs, self.masks, self.metrics = [], {}, None, None, {}
+                           splits='stratified' if splits is None else type(splits).__name__,
+                           n_repeats=self.n_repeats, average=average)
+        self.predicts = Predicts(self.act, self.labels.c, task, len(self.fold), tta, learn.metrics)
+        self.fits, self.folds, self.results, self.originals, self.persons = [], {}, {}, [], [learn, learn.model]
+        self.cache = None if cache_dir is None else FoldCache(cache_dir, describe_run(self))
+        self._plain = plain_state(self.snapshot) if self.cache else None
 
-    def _random(self, *keys):
-        return no_random(int(np.random.SeedSequence([self.seed, *keys]).generate_state(1)[0]) >> 1, reproducible=False)
+    def _random(self, *keys): return fold_random(self.seed, *keys)
 
     def _new_fold(self): return FoldLearner(self.learn, copy_model(self.snapshot), self.leave_out)
 
+    def _predicted(self, learn, dl, metrics=()): return self.predicts(learn, dl, metrics)
+
     def prepare(self,
         record,  # The FitRecord of the fit that begins
+        fit=None,  # The function that trains, where `record` says nothing of it
     ):
         """Copy what the folds need of a fit before it changes, and see that a fold Learner can be built and predicts.
 
@@ -67,7 +86,8 @@ class FoldLearners:
             if self.fits and record.dls is not self.fits[-1].dls and not self._same_labels(record.dls.train):
                 raise ValueError("learn.dls has other training labels than in the fit before: make a new Learner "
                                  "and a new callback for them")
-            record.copy_parts(self.leave_out)
+            record.copy_parts(self.leave_out, self.originals)
+            if self.cache: self.cache.check_fit(len(self.fits), describe_fit(record, fit))
             fold = self._new_fold()
             with fold.learn.added_cbs(fold.set_up(record, self.fold == 0)):
                 dl = fold.learn.dls.valid
@@ -89,74 +109,80 @@ class FoldLearners:
         record=None,  # The FitRecord of a fit that has ended; None: only finish what was interrupted
     ):
         "Repeat on each fold Learner the fits it has not seen, predict the folds, set `learn.oof` fold by fold"
-        if record is not None:
-            self.fits.append(record)
-            self.pred_probs, self.masks, self.metrics, self.learn.oof = None, None, {}, None
-        for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
-            if self.pred_probs is None or np.isnan(self.pred_probs[self.fold == k]).any(): self._follow(k, tick)
+        if record is not None: self.note(record)
+        self._finish(self.fits)
 
-    def _follow(self, k, tick):
-        fold = self.folds.pop(k, None) or self._new_fold()
-        for j, record in enumerate(self.fits[fold.n_done:], fold.n_done):
-            with self._random(k, j):
-                run = InFold(tick, record.stop_at)
-                with fold.learn.added_cbs([*fold.set_up(record, self.fold == k), run]):
-                    fold.repeat(record)
-                    if j == len(self.fits) - 1: self._predict(k, fold.learn)
-        fold.n_done = len(self.fits)
-        self.folds[k] = fold
+    def note(self,
+        record,  # The FitRecord of a fit that has ended
+    ):
+        "Note a fit, which `follow()` is to repeat; what is known of the one before is let go"
+        self.fits.append(record)
+        self.results, self.learn.oof = {}, None
+        self.persons += [record.model, record.opt]
+        if self.cache: self.cache.note_fit(len(self.fits) - 1, describe_fit(record))
 
     def run(self,
         record,  # FitRecord of the Learner as it is
         fit,  # Function that trains the Learner it is given
     ):
         "Have `fit` train each fold Learner, predict the folds, set `learn.oof`; raises ValueError if it trains none"
-        self.prepare(record)
-        for k, tick in fold_bar(self.n_folds, hasattr(self.learn, 'progress')):
-            with self._random(k, 0):
-                fold, run = self._new_fold(), InFold(tick)
-                with fold.learn.added_cbs([*fold.set_up(record, self.fold == k), run]):
-                    fit(fold.learn)
-                    if not run.fitted:
-                        raise ValueError("fit did not train the Learner that it was given: use its argument, "
-                                         "for example lambda l: l.fine_tune(3)")
-                    self._predict(k, fold.learn)
+        self.prepare(record, fit)
+        if self.cache: self.cache.note_fit(0, describe_fit(record, fit))
+        self._finish([record], fit)
 
-    def _predict(self, k, learn):
-        held_out = np.flatnonzero(self.fold == k)
-        got = self._predicted(learn, learn.dls.valid, self.learn.metrics)
-        if self.pred_probs is None:
-            self.pred_probs = np.full((len(self.fold), *got.preds.shape[1:]), np.nan, np.float32)
-            if got.masks is not None: self.masks = np.zeros((len(self.fold), *got.masks.shape[1:]), got.masks.dtype)
-        self.pred_probs[held_out], self.metrics[k] = got.preds, {'fold': k, 'items': len(held_out), **got.metrics}
-        if got.masks is not None: self.masks[held_out] = got.masks
-        targets = self.labels.targets if self.masks is None else self.masks
-        config = {**self.config, 'n_epoch': [o.n_epoch for o in self.fits],
-                  'fold_metrics': [self.metrics[o] for o in sorted(self.metrics)]}
+    def _finish(self, fits, fit=None):
+        n, j = self.n_folds*self.n_repeats, len(fits) - 1
+        for i in range(n):
+            got = self.cache.result(j, i) if self.cache and i not in self.results else None
+            if got is not None: self._take(i, got)
+        left = [i for i in range(n) if i not in self.results]
+        if left and self.n_jobs != 1: return self._finish_elsewhere(left, fits, fit)
+        for i, tick in fold_bar(n, hasattr(self.learn, 'progress')):
+            if i not in left: continue
+            job = self._job(i, fits, fit)
+            job.fold = self.folds.pop(i, None) or self._new_fold()
+            result = job.run(tick)
+            if fit is None: self.folds[i] = job.fold
+            if self.cache: self.cache.keep(j, i, result, job.kept_state())
+            self._take(i, result)
+
+    def _finish_elsewhere(self, left, fits, fit):
+        def packed(i):
+            job = self._job(i, fits, fit)
+            job.fold = self.folds.get(i) or FoldLearner(self.learn, self.snapshot, self.leave_out)
+            return dumps(job, self.persons)
+        done = run_jobs({i: partial(packed, i) for i in left}, self.n_jobs)
+        for _, tick in fold_bar(len(left), hasattr(self.learn, 'progress')):
+            i, result, fold, state = next(done)
+            if fold is not None: self.folds[i] = fold
+            if self.cache: self.cache.keep(len(fits) - 1, i, result, state)
+            self._take(i, result)
+            tick(1.)
+
+    def _job(self, i, fits, fit=None):
+        r, k = divmod(i, self.n_folds)
+        state = self.cache.state(i) if self.cache and len(fits) > 1 and i not in self.folds else None
+        return FoldJob(None, fits, fit, self.numbers[r] == k, self.seed + r, k, self.predicts,
+                       self.average == 'epochs', state, self.cache is not None and fit is None, self._plain)
+
+    def _take(self, i, result):
+        "Set `learn.oof` to what is known with the result of fold `i`; items of unfinished folds are NaN"
+        self.results[i] = result
+        probs, masks, n = None, None, len(self.fold)
+        for r, fold in enumerate(self.numbers):
+            part = np.full((n, *result.preds.shape[1:]), np.nan, np.float32)
+            for k in range(self.n_folds):
+                got = self.results.get(r*self.n_folds + k)
+                if got is None: continue
+                part[fold == k] = got.preds
+                if got.masks is not None:
+                    if masks is None: masks = np.zeros((n, *got.masks.shape[1:]), got.masks.dtype)
+                    masks[fold == k] = got.masks
+            probs = part if probs is None else probs + part
+        if self.n_repeats > 1: probs /= self.n_repeats
+        metrics = [{**({'repeat': o//self.n_folds} if self.n_repeats > 1 else {}), **self.results[o].metrics}
+                   for o in sorted(self.results)]
+        config = {**self.config, 'n_epoch': [o.n_epoch for o in self.fits], 'fold_metrics': metrics}
         vocab = [] if self.labels.task == 'regression' else self.labels.vocab
-        arrays = (o.copy() for o in (self.pred_probs, targets, self.fold))
-        self.learn.oof = OutOfFold(*arrays, self.items, vocab, config, self.labels.task)
-
-    def _predicted(self, learn, dl, metrics=()):
-        learn.remove_cbs(SkipToEpoch)
-        return predict(learn, dl, self.act, self.labels.c, self.labels.task, n=len(self.fold), tta=self.tta,
-                       metrics=metrics)
-
-
-@patch
-def oof_preds(self: Learner,
-    fit,  # Function that trains the Learner it is given, such as `lambda l: l.fine_tune(3)`
-    n_folds=5,  # Number of folds
-    splits=None,  # Fold numbers (n,), group ids (n,) or a scikit-learn splitter; None: stratified folds
-    seed=42,  # Seed of the folds and of the fold Learners' random numbers
-    act=None,  # Activation that turns outputs into probabilities; None: the loss's
-    leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
-    tta=None,  # 'flip': predict the held-out images and their mirror images, and take the mean
-) -> OutOfFold:
-    """Out-of-fold probabilities of the training set: `fit` trains `n_folds` copies of this Learner, not itself.
-
-    Cross-validation as confident learning needs it (Northcutt et al., JAIR 2021). Also sets `learn.oof`. Raises
-    TypeError or ValueError, before training, for data and optimizers that cannot be split into folds."""
-    record = FitRecord(self, None)
-    FoldLearners(record, n_folds, splits, seed, act, leave_out, tta).run(record, fit)
-    return self.oof
+        targets = self.labels.targets.copy() if masks is None else masks
+        self.learn.oof = OutOfFold(probs, targets, self.fold.copy(), self.items, vocab, config, self.labels.task)

@@ -10,13 +10,12 @@ from fastai.learner import Learner
 from fastai.optimizer import Lookahead, OptimWrapper
 from fastcore.foundation import L
 from fastcore.imports import noop
-from fastprogress.fastprogress import progress_bar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..folds import fold_dls
 
-__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'fold_bar', 'snapshot', 'was_trained']
+__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'snapshot', 'was_trained']
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
@@ -106,14 +105,18 @@ class FitRecord:
 
     def copy_parts(self,
         leave_out,  # Tuple of callback classes that folds leave out
+        originals,  # List of what was copied in fits before; what is new is added
     ):
-        """Copy the loss and the callbacks that shape training as they are now, before the first batch.
+        """Copy the loss and the callbacks that shape training as they are now, before the first batch. `parts` holds
+        each copy with its original's position in `originals`, the same in every fit.
 
         Raises TypeError for a callback that cannot be copied."""
         memo = {id(o): o for o in (self.learn, self.model, self.dls, self.opt, *self.dls.loaders,
                                    *(dl.dataset for dl in self.dls.loaders))}
         for o in [self.loss_func, *(cb for cb in self.learn.cbs if _shapes_training(cb, leave_out))]:
-            try: self.parts.append((o, copy.deepcopy(o, memo)))
+            known = [i for i, p in enumerate(originals) if p is o]
+            if not known: originals.append(o)
+            try: self.parts.append((known[0] if known else len(originals) - 1, copy.deepcopy(o, memo)))
             except (TypeError, RuntimeError, AttributeError, ValueError) as e:
                 raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): if it does not "
                                 "shape training, pass its class in leave_out=, or set in_folds = False in it") from e
@@ -145,6 +148,13 @@ class FoldLearner:
             vars(new).pop(name, None)
         new.model, new.opt, new.cbs, new.metrics, new.logger, new.create_mbar = model, None, L(), None, noop, False
         new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
+        self.rest()
+
+    def rest(self):
+        "Let go of the data, between fits"
+        self.learn._end_cleanup()
+        vars(self.learn).pop('loss_grad', None)
+        self.learn.dls = None
 
     def set_up(self, record, held_out):
         "Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks"
@@ -155,9 +165,9 @@ class FoldLearner:
         main = record.dls
         memo = {id(record.learn): learn, id(record.model): learn.model, id(record.opt): learn.opt,
                 id(main): learn.dls, **{id(a): b for a, b in zip(main.loaders, learn.dls.loaders)}}
-        memo.update({id(template): self.twins[id(o)][1] for o, template in record.parts if id(o) in self.twins})
+        memo.update({id(template): self.twins[i] for i, template in record.parts if i in self.twins})
         twins = [copy.deepcopy(template, memo) for _, template in record.parts]
-        self.twins.update({id(o): (o, twin) for (o, _), twin in zip(record.parts, twins)})
+        self.twins.update({i: twin for (i, _), twin in zip(record.parts, twins)})
         learn.loss_func, *cbs = twins
         return cbs
 
@@ -180,19 +190,3 @@ class FoldLearner:
         "The fit of `record`, once more"
         hypers = {o: [h[o] for h in record.hypers] for o in ('lr', 'wd') if o in record.hypers[0]}
         self.learn.fit(record.n_epoch, **hypers)
-
-
-def fold_bar(
-    n_folds,  # Number of folds
-    show,  # Whether to draw a bar
-):
-    "Each fold, with a function that takes the share of it that is done, 0 to 1"
-    if not show:
-        yield from ((k, noop) for k in range(n_folds))
-        return
-    bar = progress_bar(range(100*n_folds), leave=False)
-    bar.update(0)
-    for k in range(n_folds):
-        bar.comment = f'fold {k + 1} of {n_folds}'
-        yield k, lambda pct, done=100*k: bar.update(done + min(99, int(100*pct)))
-    bar.update(100*n_folds)

@@ -1,0 +1,71 @@
+"Features on disk, found again by what they were made of: inputs and weights, not labels"
+from pathlib import Path
+
+from fastai.data.core import Datasets
+from fastai.data.load import DataLoader
+
+from ..folds import item_ids
+from ..saved import load_arrays, save_arrays
+from .describe import describe, digest
+
+__all__ = ['features_key', 'load_features', 'save_features']
+
+_FILE, _NAMES = 'features.json', ('features',)
+
+
+def features_key(
+    learn,  # The Learner that is to read `dl`
+    dl,  # A DataLoader that is not shuffled
+    layer,  # Name of the module whose inputs or outputs are the features
+) -> str:
+    """A digest of the model with its weights, of `layer`, the callbacks' names and what is read.
+
+    Of images in files that is their names, sizes, times of change and the first batch, which shows the transforms; of
+    anything else every batch, loaded without the model."""
+    ds, names = dl.dataset, sorted(type(o).__name__ for o in learn.cbs)
+    files = _files(ds)
+    stats = None if files is None else [(str(o), o.stat().st_size, o.stat().st_mtime_ns) for o in files]
+    batches = dl if files is None else [dl.one_batch() if isinstance(dl, DataLoader) else next(iter(dl))]
+    inputs = [describe(b[:getattr(learn.dls, 'n_inp', max(1, len(b) - 1))]) for b in batches]
+    return digest([describe(learn.model), layer, names, item_ids(ds, learn.path), stats, inputs])
+
+
+def _files(ds):
+    "The image file of each item, or None where the inputs are no images in files"
+    if not isinstance(ds, Datasets): return None
+    items, found = ds.tls[0].items, []
+    for i in range(len(ds)):
+        x = items.iloc[i] if hasattr(items, 'iloc') else items[i]
+        for f in ds.tls[0].tfms.fs:
+            if 'PIL' in getattr(f, 'name', ''): break
+            x = f(x, split_idx=1)
+        else: return None
+        if not isinstance(x, (str, Path)): return None
+        found.append(Path(x))
+    return found
+
+
+def save_features(
+    folder,  # Folder of the cache
+    key,  # Of `features_key`
+    features,  # (n, d) float32
+):
+    "Write the features, whole or not at all, as .npy and .json in a folder of their own"
+    meta = dict(items=[], vocab=[], config={'key': key, 'values': describe(features)})
+    save_arrays(_path(folder, key), 'features', _FILE, {'features': features}, meta, overwrite=True)
+
+
+def load_features(
+    folder,  # Folder of the cache
+    key,  # Of `features_key`
+    n,  # Number of items
+):
+    "The features saved under `key`, or None where there are none or they are not as they were written"
+    try: arrays, meta = load_arrays(_path(folder, key), 'features', _FILE, _NAMES)
+    except (OSError, ValueError, EOFError): return None
+    features, config = arrays['features'], meta['config']
+    fits = features.ndim == 2 and len(features) == n and isinstance(config, dict) and config.get('key') == key
+    return features if fits and config.get('values') == describe(features) else None
+
+
+def _path(folder, key): return Path(folder)/f'features-{key}'

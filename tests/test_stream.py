@@ -1,0 +1,258 @@
+"The streaming path against cleanlab called directly, over random tables; PARITY_CASES sets how many, 300 by default"
+import os
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from cleanlab.count import calibrate_confident_joint, compute_confident_joint, estimate_latent, get_confident_thresholds
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+from test_issues import case
+
+from fastai_clean.all import (
+    FILTERS,
+    SCORES,
+    CleanInterpretation,
+    StreamedIssues,
+    class_thresholds,
+    confident_joint,
+    find_issues,
+    find_issues_by,
+    label_quality,
+    noise_matrix,
+)
+from fastai_clean.checks import check_labels_probs
+from fastai_clean.issues import stream, stream_filters
+
+CASES, PARTS = int(os.environ.get('PARITY_CASES', 300)), 10
+KINDS = 'random', 'sharp', 'ties', 'uniform', 'one-hot', 'all right', 'all wrong', 'close', 'counted'
+
+
+def counted(seed):
+    "One-hot items by random counts of (given, predicted), and some that fit no class, so that the joint is scaled"
+    rng, c = np.random.default_rng(seed), 7
+    counts = rng.poisson(1, (c, c)) + np.diag(rng.poisson(5, c) + 2)
+    given, seen = np.repeat(np.divmod(np.arange(c*c), c), counts.ravel(), axis=1)
+    rest = np.repeat(np.arange(c), rng.integers(0, 9, c))
+    return np.concatenate([given, rest]), np.concatenate([np.eye(c)[seen], np.full((len(rest), c), 1/c)])
+
+
+def draw(seed):
+    "A table of a random kind, size, dtype and order, and random options; its arrays as they are to be passed"
+    rng = np.random.default_rng(seed)
+    kind = KINDS[rng.integers(len(KINDS))]
+    c = int(rng.choice([2, 2, 3, 4, 7, 20, 40]))
+    n = int(rng.choice([2, 3, 5, 17, 60, 201, 500]))
+    given = rng.choice(c, size=rng.integers(2, c + 1), replace=False)
+    labels = given[np.concatenate([[0, 1], rng.integers(0, len(given), n - 2)])]
+    probs = rng.dirichlet(np.full(c, rng.choice([.1, .5, 3.])), n)
+    if kind == 'sharp': probs[np.arange(n), labels] += rng.random(n)
+    elif kind == 'ties': probs = (probs*4).round() + .01
+    elif kind == 'uniform': probs[:] = 1
+    elif kind == 'one-hot': probs = np.eye(c)[rng.integers(0, c, n)]
+    elif kind == 'all right': probs = np.eye(c)[labels] + .1*probs
+    elif kind == 'all wrong': probs = np.eye(c)[(labels + 1) % c] + .1*probs
+    elif kind == 'close': probs = 1 + 3e-6*rng.integers(-1, 2, (n, c)).cumsum(1)
+    elif kind == 'counted': labels, probs = counted(seed)
+    probs = (probs/probs.sum(1, keepdims=True)).astype(rng.choice([np.float32, np.float64]))
+    probs = [probs, np.asfortranarray(probs), np.repeat(probs, 2, 0)[::2], probs[:, ::-1]][rng.integers(4)]
+    kw = dict(frac_noise=float(rng.choice([1., 1., .5, .13, 0.])), min_examples_per_class=int(rng.choice([1, 1, 0, 5])))
+    if rng.random() < .25: kw['num_to_remove_per_class'] = rng.integers(0, 4, probs.shape[1]).tolist()
+    return labels, probs, kw, int(rng.choice([1, 8, 100, 2**18]))
+
+
+def same(a, b): return a.dtype == b.dtype and np.array_equal(a, b)
+
+
+def differences(seed):
+    "Names of what streaming and cleanlab disagree about for the table of `seed`"
+    labels, probs, kw, chunk = draw(seed)
+    streamed = StreamedIssues(labels, probs, entropy=seed % 2 == 0, chunk=chunk, n_jobs=1 + (seed % 4 == 0))
+    joint = compute_confident_joint(labels, probs)
+    given = np.bincount(labels, minlength=probs.shape[1]) > 0
+    checks = {'joint': same(streamed.joint, joint),
+              'noise matrix': same(streamed.noise_matrix, estimate_latent(joint, labels)[1]),
+              'thresholds': np.array_equal(streamed.thresholds[given],
+                                           np.asarray(get_confident_thresholds(labels, probs), float)[given]),
+              'predicted': np.array_equal(streamed.predicted, probs.argmax(1)),
+              'confidence': same(streamed.confidence, probs.max(1))}
+    scores = {o: get_label_quality_scores(labels, probs, method=o) for o in SCORES}
+    checks |= {o: same(streamed.score(o), want) for o, want in scores.items()}
+    for i, o in enumerate(FILTERS):
+        own = kw if o in FILTERS[:3] else {}
+        mask = find_label_issues(labels, probs, filter_by=o, n_jobs=1, **own)
+        by = SCORES[(seed + i) % 3]
+        ranked = find_label_issues(labels, probs, filter_by=o, n_jobs=1, return_indices_ranked_by=by, **own)
+        checks |= {f'mask {o}': same(streamed.mask(o, **own), mask),
+                   f'ranked {o} by {by}': same(streamed.ranked(o, by, **own), ranked)}
+    return [f'{seed}: {name}' for name, ok in checks.items() if not ok]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('part', range(PARTS))
+def test_random_tables_give_what_cleanlab_gives_bit_for_bit(part):
+    found = [o for seed in range(part, CASES, PARTS) for o in differences(seed)]
+    assert not found, f'{len(found)} differences, for example {found[:5]}'
+
+
+def test_the_joint_is_added_up_in_the_order_of_cleanlab():
+    other = 0
+    for labels, probs in map(counted, range(60)):
+        joint, raw = (compute_confident_joint(labels, probs, calibrate=o) for o in (True, False))
+        assert same(StreamedIssues(labels, probs, n_jobs=1).joint, joint)
+        other += not np.array_equal(calibrate_confident_joint(np.ascontiguousarray(raw), labels), joint)
+    assert other
+
+
+@pytest.mark.parametrize('n', [20, 21, 22])
+def test_entropy_of_column_order_is_added_up_column_by_column(n):
+    labels, probs = case(n, n, c=20)
+    for p in (probs, np.asfortranarray(probs)):
+        expected = get_label_quality_scores(labels, p, method='confidence_weighted_entropy')
+        for entropy in (False, True):
+            streamed = StreamedIssues(labels, p, entropy=entropy, chunk=1)
+            assert same(streamed.score('confidence_weighted_entropy'), expected)
+
+
+# what is made of it
+
+@pytest.fixture
+def streaming(monkeypatch):
+    "Tables of any size are streamed"
+    monkeypatch.setattr(stream, 'LARGE', 1)
+
+
+def both_ways(f, monkeypatch):
+    "What `f` gives of a small table, and streamed"
+    small = f()
+    monkeypatch.setattr(stream, 'LARGE', 1)
+    return small, f()
+
+
+@pytest.mark.parametrize('filter_by, score', [
+    *zip(FILTERS, SCORES*3), ('both', lambda y, p: p[np.arange(300), y]), ('both', np.arange(300)),
+    ('both', ['confidence_weighted_entropy', np.arange(300), lambda y, p: p.max(1)])])
+def test_find_issues_is_the_same_streamed(filter_by, score, monkeypatch):
+    labels, probs = case(3, 300, sharp=.3)
+    names, items = list('wxyz'), [f'item {i}' for i in range(300)]
+    small, streamed = both_ways(lambda: find_issues(labels, probs, filter_by, score, vocab=names, items=items),
+                                monkeypatch)
+    assert 10 < small.is_issue.sum() < 200
+    pd.testing.assert_frame_equal(small, streamed, check_exact=True)
+
+
+@pytest.mark.parametrize('f', [confident_joint, class_thresholds, noise_matrix, label_quality])
+def test_estimates_are_the_same_streamed(f, monkeypatch):
+    labels, probs = case(4, 300, sharp=.3)
+    small, streamed = both_ways(lambda: f(np.minimum(labels, 2), probs), monkeypatch)
+    assert np.array_equal(small, streamed, equal_nan=True) and small.dtype == streamed.dtype
+
+
+def test_small_tables_are_not_streamed_and_large_ones_are(monkeypatch):
+    labels, probs = case(5)
+    made = []
+    monkeypatch.setattr(StreamedIssues, '_first_pass', lambda self, entropy: made.append(1) or 1/0)
+    find_issues(labels, probs)
+    monkeypatch.setattr(stream, 'LARGE', probs.size)
+    with pytest.raises(ZeroDivisionError): find_issues(labels, probs)
+    assert made == [1]
+
+
+def test_all_filters_and_scores_are_those_of_find_issues_alone():
+    labels, probs = case(6, 300, sharp=.3)
+    df = find_issues_by(labels, probs, frac_noise=.5)
+    assert list(df) == [*FILTERS, *SCORES] and df[list(FILTERS)].dtypes.eq(bool).all() and df.index.name == 'position'
+    for o in FILTERS:
+        kw = dict(frac_noise=.5) if o in stream.PRUNE else {}
+        assert np.array_equal(df[o], find_issues(labels, probs, o, **kw).is_issue.sort_index())
+    for o in SCORES: assert np.array_equal(df[o], label_quality(labels, probs, o))
+    assert list(find_issues_by(labels, probs, 'both', ['self_confidence'])) == ['both', 'self_confidence']
+
+
+def test_the_probabilities_are_read_once_and_a_second_time_for_pairs_only(monkeypatch):
+    labels, probs = case(7, 300)
+    read, pairs, first, second = [], [], StreamedIssues._read, stream.prune_by_noise_rate
+    monkeypatch.setattr(StreamedIssues, '_read', lambda self, part: read.append(part) or first(self, part))
+    monkeypatch.setattr(stream, 'prune_by_noise_rate', lambda *args: pairs.append(1) or second(*args))
+    find_issues_by(labels, probs)
+    assert read == [slice(0, 300)] and len(pairs) == 1
+
+
+# checks
+
+@pytest.mark.parametrize('kw', [
+    dict(p=lambda p: p[:, 0]), dict(p=lambda p: p[:0], y=lambda y: y[:0]), dict(p=lambda p: p.astype(str)),
+    dict(p=lambda p: p*2), dict(p=np.log), dict(p=lambda p: np.where(np.arange(60)[:, None] % 20 == 7, np.nan, p)),
+    dict(p=lambda p: np.where(np.arange(60)[:, None] == 59, np.inf, p)), dict(p=lambda p: p - [.1, 0, -.1, 0]),
+    dict(y=lambda y: y[1:]), dict(y=lambda y: y + 1), dict(y=lambda y: y.astype(float)),
+    dict(vocab=list('wxy')), dict(vocab=list('wxyy')), dict(y=lambda y: list('wxyq')*15, vocab=list('wxyz')),
+    dict(y=lambda y: y*0), dict(filter_by='prune'), dict(score='loss')])
+@pytest.mark.filterwarnings('ignore:invalid value:RuntimeWarning')
+def test_bad_input_gets_the_same_sentence_streamed(kw, monkeypatch):
+    labels, probs = case(8)
+    labels, probs = (kw.pop(k, lambda o: o)(o) for k, o in (('y', labels), ('p', probs)))
+    with pytest.raises((TypeError, ValueError)) as small: find_issues(labels, probs, **kw)
+    monkeypatch.setattr(stream, 'LARGE', 0)
+    monkeypatch.setattr(stream, 'CHUNK', 28)
+    with pytest.raises(small.type) as streamed: find_issues(labels, probs, **kw)
+    assert str(streamed.value) == str(small.value)
+
+
+@pytest.mark.parametrize('change', [lambda p: p + [1e-3, -1e-3, 2e-3, 0], lambda p: p.astype(np.float16),
+                                    lambda p: np.eye(4, dtype=int)[p.argmax(1)],
+                                    lambda p: np.where(p == p.max(1, keepdims=True), 1 + 5e-4, -5e-7)])
+def test_rows_that_hardly_sum_to_one_and_other_numbers_are_read_as_check_labels_probs_reads_them(change):
+    labels, probs = case(9, 300, dtype=np.float64)
+    if change(probs).min() < -1e-6: probs = .99*probs + .0025
+    labels, checked = check_labels_probs(labels, change(probs))
+    streamed = StreamedIssues(labels, change(probs), chunk=40)
+    assert same(streamed.checked(), checked) and same(streamed.joint, compute_confident_joint(labels, checked))
+    for o in FILTERS: assert np.array_equal(streamed.mask(o), find_label_issues(labels, checked, filter_by=o, n_jobs=1))
+    for o in SCORES: assert same(streamed.score(o), get_label_quality_scores(labels, checked, method=o))
+
+
+@pytest.mark.parametrize('n_jobs', [1, 2])
+@pytest.mark.parametrize('block', [1, 7, 400, 10**6])
+def test_blocks_and_threads_change_nothing(block, n_jobs, monkeypatch):
+    monkeypatch.setattr(stream_filters, 'BLOCK', block)
+    labels, probs = case(10, 400, c=30, sharp=.3)
+    streamed = StreamedIssues(labels, probs, n_jobs=n_jobs, chunk=100)
+    expected = find_label_issues(labels, probs, n_jobs=1)
+    assert expected.sum() > 20 and np.array_equal(streamed.mask(), expected)
+    assert np.array_equal(streamed.ranked(), find_label_issues(labels, probs, n_jobs=1,
+                                                               return_indices_ranked_by='self_confidence'))
+
+
+def test_options_that_do_not_fit_are_named():
+    labels, probs = case(11)
+    streamed = StreamedIssues(labels, probs)
+    with pytest.raises(ValueError, match='num_to_remove_per_class has shape'):
+        streamed.mask(num_to_remove_per_class=[1, 2])
+    with pytest.raises(ValueError, match="filter_by is 'predicted_neq_given': leave it out"):
+        streamed.mask('predicted_neq_given', num_to_remove_per_class=[1]*4)
+    with pytest.warns(UserWarning, match='frac_noise is 0.5'): streamed.mask('low_self_confidence', frac_noise=.5)
+    with pytest.warns(UserWarning, match='min_examples_per_class=50: their items are not flagged'):
+        assert not streamed.mask(min_examples_per_class=50).any()
+
+
+# memory
+
+def interpretation(labels, probs):
+    learn, dl = SimpleNamespace(path=None), SimpleNamespace(dataset=list(enumerate(labels)))
+    interp = CleanInterpretation(learn, dl, None, None, probs, labels)
+    interp.health(), interp.confusion_matrix(), interp.top_pairs(), interp.advise_filter()
+
+
+@pytest.mark.parametrize('f', [find_issues, find_issues_by, check_labels_probs, interpretation])
+def test_a_memory_map_is_never_copied_whole(f, tmp_path, streaming):
+    labels, probs = case(12, 20_000, c=250)
+    np.save(tmp_path/'probs.npy', probs)
+    probs = np.load(tmp_path/'probs.npy', mmap_mode='r')
+    tracemalloc.start()
+    try:
+        f(labels, probs)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < .75*probs.nbytes
