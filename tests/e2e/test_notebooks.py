@@ -7,11 +7,15 @@ import itertools
 import json
 import os
 import tempfile
+from base64 import b64decode, b64encode
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
+import pytest
 from fastcore.script import call_parse
 from nbclient import NotebookClient
 from PIL import Image, ImageDraw
@@ -175,6 +179,62 @@ def execute(name, root, **settings):
     return nb, json.loads(nb.cells.pop().outputs[0].text)
 
 
+def shrink(output):
+    "A picture with 128 colours, which is a third of the size"
+    if 'image/png' not in output.get('data', {}): return
+    small = BytesIO()
+    picture = Image.open(BytesIO(b64decode(output.data['image/png']))).convert('RGB')
+    picture.quantize(128).save(small, 'png', optimize=True)
+    output.data['image/png'] = b64encode(small.getvalue()).decode()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "Executes a notebook, once"
+    @cache
+    def executed(name): return execute(name, tmp_path_factory.mktemp('nb'))
+    return executed
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_committed_notebook_is_small_clean_and_in_order(name):
+    file = EXAMPLES/f'{name}.ipynb'
+    text, nb = file.read_text(encoding='utf-8'), nbformat.read(file, 4)
+    code = [o for o in nb.cells if o.cell_type == 'code']
+    outputs = [o for cell in code for o in cell.outputs]
+    assert len(text) < 300_000 and [o.execution_count for o in code] == [*range(1, len(code) + 1)]
+    assert any('image/png' in o.get('data', {}) for o in outputs)
+    assert not [o for o in outputs if o.output_type == 'error' or o.get('name') == 'stderr']
+    shown = json.dumps([{k: v for k, v in o.get('data', {'text/plain': o.get('text')}).items() if k != 'image/png'}
+                        for o in outputs])
+    assert not [o for o in ('/tmp/', '/work', '/home', '/root', 'TODO') if o in shown or o in text]
+
+
+def test_imagenette_story_finds_what_was_planted_and_a_review_helps(run):
+    _, o = run('01_noisy_imagenette')
+    assert o['wrong'] == .25 and o['auprc'] > .6 and o['left'] < .6
+    plain, reviewed, _ = o['accuracy']
+    assert reviewed > plain > .5, 'chance: .1'
+
+
+def test_mnist_story_finds_planted_errors_with_both_losses(run):
+    _, o = run('02_mnist_label_smoothing')
+    assert o['auprc'] > .8 > 3*o['wrong'] and min(o['precision'], o['recall']) > .5 and o['accuracy'] > .8
+
+
+def test_tweets_story_finds_planted_errors_and_what_is_wrong_in_the_test_set(run):
+    nb, o = run('03_covid_tweets')
+    assert min(o['auprc']) > .5 > 3*o['wrong'] and o['f1'] > .85 and o['f1_test'] > .8
+    assert len({0, 1, 20, 31, 50, 61} & {*o['flagged']}) >= 3 and o['report'][0] == 0 and o['report'][1] > 0
+    shown = [x for c in nb.cells if c.cell_type == 'code' for x in c.outputs if 'text/html' in x.get('data', {})]
+    assert not [x for x in shown if 'onerror' in x.data['text/html']]
+
+
+def test_interpretation_story_names_the_pairs_that_were_planted(run):
+    _, o = run('04_clean_interpretation')
+    assert o['auprc'] > .6 > 3*o['wrong'] and '7 → 1' in o['pairs'][0] and '8 → 3' in o['pairs'][0]
+
+
 @call_parse
 def main(
     model: Path = None,  # Folder of a transformer for notebook 03; left out: one with random weights
@@ -183,6 +243,7 @@ def main(
     for name in SETTINGS:
         more = dict(model=str(model), epochs=3, lr=2e-4) if model and name.startswith('03') else {}
         with tempfile.TemporaryDirectory() as root: nb, figures = execute(name, Path(root), **more)
+        for output in (o for cell in nb.cells for o in cell.get('outputs', [])): shrink(output)
         nb.metadata = {'kernelspec': nb.metadata.kernelspec, 'language_info': {'name': 'python'}}
         nbformat.write(nb, EXAMPLES/f'{name}.ipynb')
         print(name, figures)
