@@ -1,5 +1,8 @@
 "The examples run, on small data, and return what they computed"
+import gzip
+import inspect
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +95,70 @@ def test_review_benchmark_corrects_the_worst_and_all_items(people, capsys, monke
     given, random, worst, everything = table.corrected
     assert (given, everything) == (0, 10) and random < worst <= 10 and table.accuracy.between(0, 1).all()
     assert 'gain_low' in capsys.readouterr().out
+
+
+@pytest.fixture
+def benchmarks(monkeypatch): monkeypatch.syspath_prepend(EXAMPLES/'benchmarks')
+
+
+def test_tables_benchmark_gives_what_cleanlab_gives(benchmarks, capsys):
+    table = main('benchmarks/tables.py')(n=1000, c=10, repeats=1, only='both,self_confidence').set_index('what')
+    assert table.loc[['both', 'self_confidence'], 'same'].all() and table.loc['batched', 'same'] is None
+    assert (table.ratio > 0).all() and '1,000 x 10' in capsys.readouterr().out
+
+
+def test_overhead_benchmark_compares_with_plain_fits(capsys):
+    row = main('benchmarks/overhead.py')(n=200, epochs=1, n_folds=2, runs=1).iloc[0]
+    assert row.followed > 0 and row.to_plain == pytest.approx(row.followed/row.plain) and row.to_by_hand > .3
+
+
+@pytest.fixture
+def few_clothes(tmp_path):
+    "A folder as Fashion-MNIST's, of scikit-learn's digits: 120 training items and 1,000 of a test set"
+    from sklearn.datasets import load_digits
+    digits, parts = load_digits(), {'train': slice(0, 120), 't10k': slice(120, 1120)}
+    big = np.kron(digits.images[:, 1:, 1:], np.ones((4, 4)))*15
+    for name, part in parts.items():
+        for kind, head, values in (('images-idx3', 16, big), ('labels-idx1', 8, digits.target)):
+            data = bytes(head) + values[part].astype('uint8').tobytes()
+            (tmp_path/f'{name}-{kind}-ubyte.gz').write_bytes(gzip.compress(data, 1))
+    return tmp_path
+
+
+def test_modes_benchmark_ranks_by_every_mode_and_goes_on(benchmarks, few_clothes, tmp_path, capsys):
+    args = dict(fashion_mnist=few_clothes, out=tmp_path/'modes.csv', bodies='scratch', n=120, epochs=6)
+    table = main('benchmarks/modes.py')(cases='fashion:symmetric', **args)
+    rows = pd.read_csv(tmp_path/'modes.csv').set_index('name')
+    assert {'in-sample', '5 folds', '2 folds', 'features', 'auto', 'features + 5 folds'} <= {*rows.index}
+    assert rows.loc['5 folds', 'cost'] > rows.loc['2 folds', 'cost'] > 1 and rows.auprc.between(0, 1).all()
+    assert rows.loc['5 folds', 'auprc'] > .3 and len(table) == len(rows)
+    main('benchmarks/modes.py')(cases='fashion:symmetric', **args)
+    assert len(pd.read_csv(tmp_path/'modes.csv')) == len(rows)
+
+
+def test_robust_benchmark_compares_recipes(benchmarks, people, tmp_path, capsys):
+    tables = main('benchmarks/robust.py')(data=people, out=tmp_path/'robust.csv', columns='worse', n=90, epochs=1,
+                                          seeds=1, only='plain cross-entropy;weight;true labels')
+    assert {'short', 'long', 'ranking', 'found with', 'share of the gap closed'} == {*tables}
+    assert list(tables['long'].index) == ['plain cross-entropy', 'weight', 'true labels']
+
+
+def test_pretrained_benchmark_finds_planted_errors(benchmarks, people, tmp_path, capsys):
+    table = main('benchmarks/pretrained.py')(data=people, out=tmp_path/'rows.csv', cases='20', n=90, epochs=1, size=32,
+                                             bs=16, n_folds=2)
+    assert list(table.body) == ['pretrained', 'from scratch'] and (table.wrong == .2).all()
+    assert table.auprc.between(0, 1).all() and len(pd.read_csv(tmp_path/'rows.csv')) == 2
+
+
+def test_speed_benchmark_calls_each_of_the_others(benchmarks, monkeypatch):
+    import modes
+    import overhead
+    import tables
+    calls = []
+    for module in (modes, overhead, tables):
+        def call(module=module, of=inspect.signature(module.main), **kwargs):
+            calls.append((module.__name__, of.bind(**kwargs).arguments.get('n')))
+        monkeypatch.setattr(module, 'main', call)
+    main('benchmarks/speed.py')(sizes='200,1000', n=300)
+    for name in ('speed', 'modes', 'overhead', 'tables'): sys.modules.pop(name, None)
+    assert calls == [('overhead', None), ('tables', 200), ('tables', 1000), ('modes', 300)]

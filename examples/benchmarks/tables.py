@@ -1,7 +1,7 @@
 """What label issues of many items and classes cost: cleanlab, its batched function and the streaming path.
 
     python examples/benchmarks/tables.py
-    python examples/benchmarks/tables.py --n 1280000 --cleanlab_repeats 1
+    python examples/benchmarks/tables.py --n 1280000 --cleanlab-repeats 1
 
 Writes generated float32 probabilities (items x classes) and labels to a folder, deleted at the end, and loads them as a
 memory map in a new process for each measurement, which reads the whole map first. A row a filter and a score: the
@@ -40,7 +40,7 @@ if side == 'cleanlab':
     else: f = lambda: find_label_issues(labels, probs, filter_by=what, n_jobs=1)
 elif side == 'streamed':
     from fastai_clean.issues import SCORES, StreamedIssues, find_issues_by
-    if what.startswith('all'): f = lambda: find_issues_by(labels, probs, n_jobs=int(what.split()[1])).to_numpy(float)
+    if what.startswith('all'): f = lambda: find_issues_by(labels, probs, n_jobs=int(what.split()[1]))
     elif what in SCORES: f = lambda: StreamedIssues(labels, probs, entropy=what == SCORES[-1], n_jobs=1).score(what)
     else: f = lambda: StreamedIssues(labels, probs, n_jobs=1).mask(what)
 else: f = read
@@ -58,6 +58,7 @@ for _ in range(int(repeats)):
     result = f()
     seconds.append(time.perf_counter() - start)
 done.append(1)
+if side == 'streamed' and what.startswith('all'): result = result.to_numpy(float)
 print(json.dumps(dict(seconds=statistics.median(seconds), mb=peak[0] - before,
                       digest=hashlib.sha256(np.ascontiguousarray(result)).hexdigest())))
 '''
@@ -87,18 +88,19 @@ def main(
     cleanlab_repeats: int = None,  # Runs of cleanlab; as many if not given
     n_jobs: int = 2,  # Threads of the last row of all filters and scores
     seed: int = 0,  # Seed of the probabilities
+    only: str = None,  # Filters and scores to measure, separated by commas; None: all, and those together
     folder: str = None,  # Where to put the generated files; a temporary folder if not given
 ):
     "Print a row a measurement; returns them as a DataFrame"
     rows, theirs = [], {}
     with tempfile.TemporaryDirectory(dir=folder) as path:
         generate(Path(path), n, c, seed)
-        for what in FILTERS + SCORES:
+        for what in only.split(',') if only else FILTERS + SCORES:
             theirs[what] = measure(path, 'cleanlab', what, cleanlab_repeats or repeats)
             rows.append(row(what, theirs[what], measure(path, 'streamed', what, repeats)))
             print(f"{what}: {rows[-1]['ratio']:.1f}x", flush=True)
         total = dict(seconds=sum(o['seconds'] for o in theirs.values()), mb=max(o['mb'] for o in theirs.values()))
-        for jobs in sorted({1, n_jobs}):
+        for jobs in () if only else sorted({1, n_jobs}):
             rows.append(row(f'all, {jobs} threads', total, measure(path, 'streamed', f'all {jobs}', repeats)))
         batched = measure(path, 'cleanlab', 'batched', cleanlab_repeats or repeats)
         del batched['digest']

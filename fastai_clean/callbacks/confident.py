@@ -29,6 +29,11 @@ class ConfidentLearningCallback(Callback):
     `torch.set_num_threads` before, for `n_jobs` times that many to fit the machine); of several GPUs fold k has number
     k modulo their number. A process that is killed costs its fold's time.
 
+    Within `with learn.distrib_ctx():`, fastai's Accelerate integration, the processes that `accelerate launch` or
+    `torchrun` started train each fold together as they train the Learner, and each predicts all held-out items: use
+    the probabilities of rank 0, as without `sync_bn` batch normalization differs a little. `n_jobs` and `cache_dir` are
+    refused there.
+
     `cache_dir` keeps each fold as it ends. The same script, run again, does what is missing, the Learner's own fit
     among it; it must seed what it does before. A folder of another run is refused: other labels, items, weights,
     settings, fits, or versions of torch and fastai. Files are known by size and time; a DataFrame by its values, not

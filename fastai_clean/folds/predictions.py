@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..checks import check_preds
+from .distributed import alone
 
 __all__ = ['Predicted', 'predict']
 
@@ -124,7 +125,7 @@ def predict(
     found = len(idxs) if idxs is not None else len(dl.dataset) if hasattr(dl, 'dataset') else None
     cb = _Collect(act, task, n or found or 1, tta, features, list(metrics))
     try:
-        with _unnoticed(learn):
+        with alone(learn), _unnoticed(learn):
             *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False, with_loss=with_loss, reorder=False,
                                          cbs=cb)
     finally: cb.after_validate()

@@ -188,8 +188,8 @@ class StreamedIssues:
         if filter_by == 'prune_by_class': return prune_by_class(self._given, self._groups, prune, min_examples)
         key = frac_noise, None if num_to_remove is None else tuple(num_to_remove.tolist()), min_examples
         if key not in self._rates:
-            self._rates[key] = prune_by_noise_rate(self._values, self._given, self._groups, prune, min_examples,
-                                                   self.n_jobs)
+            self._rates[key] = prune_by_noise_rate(self._values, self._given, self._other, self._groups, prune,
+                                                   min_examples, self.n_jobs)
         if filter_by == 'prune_by_noise_rate': return self._rates[key]
         return self._rates[key] & prune_by_class(self._given, self._groups, prune, min_examples)
 

@@ -7,6 +7,7 @@ from cleanlab.internal.util import round_preserving_row_totals
 __all__ = ['BLOCK', 'each', 'lowest', 'prune_by_class', 'prune_by_noise_rate', 'prune_counts']
 
 BLOCK = 2**22  # Probabilities of one class held at a time
+BLOCKS = 32  # Of the rows of one class, at least
 
 
 def each(
@@ -74,6 +75,7 @@ def prune_by_class(
 def prune_by_noise_rate(
     values,  # Function that gives the probabilities at an index of the table (n, c)
     given,  # Probability of the given label (n,)
+    other,  # Highest probability of another class (n,)
     groups,  # Positions of the items of each class, in their order
     prune,  # What `prune_counts` gives
     min_examples,  # Classes with no more items than this are not flagged
@@ -81,32 +83,50 @@ def prune_by_noise_rate(
 ) -> np.ndarray:  # Boolean mask (n,)
     """For each pair of classes, the items whose probability of the other class exceeds that of their own by most.
 
-    One pass over those of the probabilities that matter, class by class, at most `BLOCK` at a time and thread."""
+    Class by class, at most `BLOCK` probabilities at a time and thread. First those of items that another class fits
+    better than their own: for a pair that has as many of them to flag, the rest need not be read."""
     found = np.zeros(len(given), dtype=bool)
 
     def prune_one(k):
-        idx, others = groups[k], np.flatnonzero(prune[:, k] > 0)
-        others, width = others[others != k], max(1, BLOCK//len(idx))
-        for i in range(0, len(others), width):
-            cols = others[i:i + width]
-            whole = len(cols) > len(prune)/20 and len(idx)*len(prune) <= BLOCK
-            probs = values(idx)[:, cols] if whole else values((idx[:, None], cols))
-            less = np.subtract(given[idx], probs.T, order='C')
-            found[idx] |= _largest_margins(less, prune[cols, k])
+        idx, pairs = groups[k], np.flatnonzero(prune[:, k] > 0)
+        pairs = prune_pairs(k, idx[given[idx] <= other[idx]], pairs[pairs != k], 0)
+        prune_pairs(k, idx, pairs, np.inf)
+
+    def prune_pairs(k, rows, pairs, limit):
+        "Flag the items among `rows` of those pairs of which no item beyond `limit` can be one; returns the others"
+        if not len(rows): return pairs
+        left, width = [pairs[:0]], max(1, BLOCK//len(rows))
+        for i in range(0, len(pairs), width):
+            cols = pairs[i:i + width]
+            whole = len(cols) > len(prune)/20 and len(rows)*len(prune) <= BLOCK
+            probs = values(rows).take(cols, 1) if whole else values((rows[:, None], cols))
+            less = np.subtract(given[rows, None], probs, order='C')
+            low, tied, beyond = _lowest_of_columns(less, prune[cols, k], limit)
+            found[rows[low]] = True
+            for j in cols[tied]:  # which of them the unstable sort takes, only the sort of all can tell
+                idx = groups[k]
+                found[idx[np.argsort(given[idx] - values((idx, j)))[:prune[j, k]]]] = True
+            left.append(cols[beyond])
+        return np.concatenate(left)
 
     each(prune_one, [k for k, idx in enumerate(groups) if len(idx) > max(min_examples, 1)], n_jobs)
     return found
 
 
-def _largest_margins(less, nums):
-    "Which items are among the `nums[i]` lowest of any row i of `less` (m, n), as `np.argsort` of that row has it"
-    found = np.zeros(less.shape[1], dtype=bool)
-    if (nums >= less.shape[1]).any(): return ~found
-    most = nums.max()
-    top = np.sort(np.partition(less, most, axis=1)[:, :most + 1], axis=1)
-    at = np.arange(len(nums))
-    last = top[at, nums - 1]
-    tied = last == top[at, nums]
-    found |= (less[~tied] <= last[~tied, None]).any(0)
-    for row, num in zip(less[tied], nums[tied]): found[np.argsort(row)[:num]] = True
-    return found
+def _lowest_of_columns(less, nums, limit):
+    """Which rows are among the `nums[j]` lowest of any column j of `less` (n, m), and masks of the columns where a tie
+    leaves that open, and where these lowest go beyond `limit`. Of the lowest of each of many blocks of rows, one rank
+    more than is asked for bounds what has to be sorted."""
+    n, most = len(less), nums.max()
+    if most >= n and limit == np.inf: return np.arange(n), nums < 0, nums < 0
+    most = min(most, n - 1)
+    blocks = min(n, max(BLOCKS, 2*most + 2))
+    heads = less[:n//blocks*blocks].reshape(blocks, n//blocks, -1).min(1)
+    row, column = np.divmod(np.flatnonzero(less <= np.partition(heads, most, axis=0)[most]), less.shape[1])
+    values = less[row, column]
+    order = np.lexsort((values, column))
+    ranked, at = values[order], np.searchsorted(column[order], np.arange(len(nums))) + np.minimum(nums, most)
+    last = ranked[at - 1]
+    beyond = (nums > most) | (last > limit)
+    tied = (last == ranked[at]) & ~beyond
+    return row[(values <= last[column]) & ~(tied | beyond)[column]], tied, beyond

@@ -4,6 +4,7 @@ from pathlib import Path
 from fastai.learner import Learner
 from fastcore.basics import patch
 
+from ..folds.distributed import check_one_process
 from .auto import AutoFolds
 from .features import FeatureHeads
 from .learners import FoldLearners
@@ -20,6 +21,7 @@ def make_engine(
     **kwargs,  # Passed to `FoldLearners`
 ):
     "What follows the fits of a Learner and sets its `oof`; raises what that raises, ValueError for another `mode`"
+    check_one_process(kwargs.get('n_jobs', 1), cache_dir)
     if mode == 'folds': return FoldLearners(record, cache_dir=cache_dir, **kwargs)
     if mode == 'features': return FeatureHeads(FoldLearners(record, **kwargs), cache_dir)
     if mode != 'auto': raise ValueError(f"mode is {mode!r}: choose 'folds', 'features' or 'auto'")

@@ -10,6 +10,7 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 
 from ..folds import predict
+from ..folds.distributed import bare_dl, bare_model, is_wrapper
 from .replay import FoldLearner, InFold, copy_model
 from .state import load_state, state_bytes, take_state
 
@@ -60,18 +61,19 @@ class EachEpoch(Callback):
 
     def after_epoch(self):
         if not self._open or self.learn.epoch >= self.learn.n_epoch - 1: return
-        preds = self.predicts(self._copy(), self.learn.dls.valid).preds
+        preds = self.predicts(self._copy(), bare_dl(self.learn.dls.valid)).preds
         self._sum, self._n, self._open = preds if self._sum is None else self._sum + preds, self._n + 1, False
 
     def _copy(self):
-        learn = self.learn
-        new = FoldLearner(learn, copy_model(learn.model, [learn, learn.dls, *learn.cbs]), ()).learn
+        learn, model = self.learn, bare_model(self.learn.model)
+        new = FoldLearner(learn, copy_model(model, [learn, learn.dls, *learn.cbs]), ()).learn
         new.dls, new.opt = learn.dls, learn.opt
-        memo = {id(learn): new, id(learn.model): new.model, **{id(o): o for o in (learn.opt, learn.dls)},
+        memo = {id(learn): new, id(model): new.model, **{id(o): o for o in (learn.opt, learn.dls)},
                 **{id(o): o for dl in learn.dls.loaders for o in (dl, dl.dataset)}}
         new.loss_func = copy.deepcopy(learn.loss_func, memo)
         for cb in learn.cbs:
-            if not isinstance(cb, (InFold, EachEpoch)): Learner.add_cb(new, copy.deepcopy(cb, memo))
+            if isinstance(cb, (InFold, EachEpoch)) or is_wrapper(cb): continue
+            Learner.add_cb(new, copy.deepcopy(cb, memo))
         return new
 
     def mean(self,

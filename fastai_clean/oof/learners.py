@@ -47,20 +47,20 @@ class FoldLearners:
         self.learn, self.record, self.seed, self.leave_out = learn, record, int(seed), tuple(L(leave_out))
         self.n_jobs, self.n_repeats, self.average = check_jobs(n_jobs), int(n_repeats), average
         with self._random():
-            self.labels = labels_of(learn.dls.train, is_binary_loss(record.loss_func))
+            self.labels = labels_of(record.dls.train, is_binary_loss(record.loss_func))
             self.act, self.tta = infer_act(record.loss_func, act, self.labels.task), tta
             targets, vocab, task = self.labels
             if task == 'classification' and (len(np.unique(targets)) < 2 or (vocab is not None and len(vocab) < 2)):
                 raise ValueError("the training set has fewer than two classes: there is nothing to confuse")
             if task in ('regression', 'multilabel') and (targets == targets[0]).all():
                 raise ValueError("the training set's targets are all the same: there is nothing to confuse")
-            if targets is None: targets = np.zeros(len(learn.dls.train_ds), dtype=np.int64)
+            if targets is None: targets = np.zeros(len(record.dls.train_ds), dtype=np.int64)
             self.numbers = [fold_numbers(targets, n_folds, splits, self.seed + r) for r in range(self.n_repeats)]
-            self.items = item_ids(learn.dls.train_ds, learn.path)
+            self.items = item_ids(record.dls.train_ds, learn.path)
             self.snapshot = snapshot(learn)
         self.fold = self.numbers[0]
         self.n_folds = int(self.fold.max()) + 1
-        self.config = dict(n_folds=self.n_folds, seed=self.seed, model=type(learn.model).__name__, tta=tta,
+        self.config = dict(n_folds=self.n_folds, seed=self.seed, model=type(record.model).__name__, tta=tta,
                            splits='stratified' if splits is None else type(splits).__name__,
                            n_repeats=self.n_repeats, average=average)
         self.predicts = Predicts(self.act, self.labels.c, task, len(self.fold), tta, learn.metrics)

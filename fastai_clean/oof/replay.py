@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..folds import fold_dls
+from ..folds.distributed import bare_dls, bare_model, shared_parts
 
 __all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'snapshot', 'was_trained']
 
@@ -85,7 +86,7 @@ def snapshot(
 ):
     "A copy of its model as it is, without the hooks that callbacks put on it"
     hooks = [o.hook.id for cb in learn.cbs if isinstance(cb, HookCallback) for o in getattr(cb, 'hooks', ())]
-    return copy_model(learn.model, [learn, learn.dls, *learn.cbs], hooks)
+    return copy_model(bare_model(learn.model), [learn, learn.dls, *learn.cbs], hooks)
 
 
 class FitRecord:
@@ -95,7 +96,8 @@ class FitRecord:
         learn,  # The user's Learner
         opt,  # Its optimizer; None: fold Learners make their own
     ):
-        self.learn, self.model, self.dls, self.loss_func, self.opt = learn, learn.model, learn.dls, learn.loss_func, opt
+        self.learn, self.model, self.dls = learn, bare_model(learn.model), bare_dls(learn.dls)
+        self.loss_func, self.opt = learn.loss_func, opt
         self.config = {o: getattr(learn, o) for o in 'opt_func lr splitter wd wd_bn_bias train_bn moms'.split()}
         self.n_epoch, self.stop_at, self.parts = learn.n_epoch, None, []
         if opt is None: return
@@ -113,6 +115,7 @@ class FitRecord:
         Raises TypeError for a callback that cannot be copied."""
         memo = {id(o): o for o in (self.learn, self.model, self.dls, self.opt, *self.dls.loaders,
                                    *(dl.dataset for dl in self.dls.loaders))}
+        memo.update(shared_parts(self.learn.cbs))
         for o in [self.loss_func, *(cb for cb in self.learn.cbs if _shapes_training(cb, leave_out))]:
             known = [i for i, p in enumerate(originals) if p is o]
             if not known: originals.append(o)
@@ -166,6 +169,7 @@ class FoldLearner:
         memo = {id(record.learn): learn, id(record.model): learn.model, id(record.opt): learn.opt,
                 id(main): learn.dls, **{id(a): b for a, b in zip(main.loaders, learn.dls.loaders)}}
         memo.update({id(template): self.twins[i] for i, template in record.parts if i in self.twins})
+        memo.update(shared_parts(template for _, template in record.parts))
         twins = [copy.deepcopy(template, memo) for _, template in record.parts]
         self.twins.update({i: twin for (i, _), twin in zip(record.parts, twins)})
         learn.loss_func, *cbs = twins
