@@ -156,8 +156,8 @@ def test_speed_benchmark_calls_each_of_the_others(benchmarks, monkeypatch):
     import tables
     calls = []
     for module in (modes, overhead, tables):
-        def call(module=module, of=inspect.signature(module.main), **kwargs):
-            calls.append((module.__name__, of.bind(**kwargs).arguments.get('n')))
+        def call(name=module.__name__, of=module.main, **kwargs):
+            calls.append((name, inspect.signature(of).bind(**kwargs).arguments.get('n')))
         monkeypatch.setattr(module, 'main', call)
     main('benchmarks/speed.py')(sizes='200,1000', n=300)
     for name in ('speed', 'modes', 'overhead', 'tables'): sys.modules.pop(name, None)

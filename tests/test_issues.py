@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastai_clean.all import FILTERS, SCORES, confident_joint, find_issues, label_quality, noise_matrix, noise_rate
+from fastai_clean.all import (
+    FILTERS,
+    SCORES,
+    confident_joint,
+    find_issues,
+    find_issues_by,
+    label_quality,
+    noise_matrix,
+    noise_rate,
+)
+from fastai_clean.issues import stream
 
 
 def case(seed, n=60, c=4, dtype=np.float32, sharp=1.):
@@ -92,6 +102,14 @@ def broken(row, values):
     return probs
 
 
+BAD_OPTIONS = [
+    ('frac_noise', -.1), ('frac_noise', 2), ('frac_noise', np.nan), ('frac_noise', 'all'), ('frac_noise', None),
+    ('min_examples_per_class', -1), ('min_examples_per_class', 1.5), ('min_examples_per_class', None),
+    ('num_to_remove_per_class', 3), ('num_to_remove_per_class', [1, 2]), ('num_to_remove_per_class', [.5]*4),
+    ('num_to_remove_per_class', [-1]*4), ('num_to_remove_per_class', [np.nan]*4),
+    ('n_jobs', 0), ('n_jobs', -2), ('n_jobs', 1.5), ('n_jobs', 'all'), ('n_jobs', True)]
+
+
 @pytest.mark.parametrize('labels, probs, kw, error, match', [
     (LABELS[:-1], PROBS, {}, ValueError, r'labels has shape \(59,\), but pred_probs has 60 rows'),
     (LABELS[:, None], PROBS, {}, ValueError, r'labels has shape \(60, 1\)'),
@@ -115,9 +133,23 @@ def broken(row, values):
     (LABELS, PROBS, dict(items=['a']), ValueError, 'items has 1 names for 60'),
     (LABELS, PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
     (LABELS, PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
+    *[(LABELS, PROBS, {k: v}, ValueError, f'{k} (is|has)') for k, v in BAD_OPTIONS],
 ])
 def test_bad_input_is_named(labels, probs, kw, error, match):
     with pytest.raises(error, match=match): find_issues(labels, probs, **kw)
+
+
+@pytest.mark.parametrize('name, value', BAD_OPTIONS)
+def test_bad_options_are_named_alike_for_tables_that_are_streamed(name, value, monkeypatch):
+    with pytest.raises(ValueError) as small: find_issues(LABELS, PROBS, **{name: value})
+    monkeypatch.setattr(stream, 'LARGE', 1)
+    with pytest.raises(ValueError) as large: find_issues(LABELS, PROBS, **{name: value})
+    with pytest.raises(ValueError) as by: find_issues_by(LABELS, PROBS, **{name: value})
+    assert str(small.value) == str(large.value) == str(by.value)
+
+
+def test_more_jobs_than_processors_are_as_many_as_there_are():
+    assert find_issues(LABELS, PROBS, n_jobs=10**6).equals(find_issues(LABELS, PROBS))
 
 
 def test_bad_input_is_named_by_every_function():

@@ -1,5 +1,4 @@
 "Label issues of tables beyond memory: cleanlab's numbers, bit for bit, from one or two passes in chunks of rows"
-import os
 from functools import cached_property
 from math import prod
 from warnings import warn
@@ -10,6 +9,7 @@ from scipy.special import xlogy
 
 from ..checks import as_probs, check_labels, check_rows, float_of
 from .columns import check_choice
+from .options import check_options, workers
 from .stream_filters import each, lowest, prune_by_class, prune_by_noise_rate, prune_counts
 
 __all__ = ['FILTERS', 'LARGE', 'PRUNE', 'SCORES', 'StreamedIssues', 'check_two_classes', 'is_large',
@@ -50,7 +50,7 @@ class StreamedIssues:
         order = np.argsort(self.labels.astype(np.min_scalar_type(c)), kind='stable')
         self._groups = np.split(order, np.cumsum(self.counts)[:-1])
         self._step, self._beyond, self._rates = max(2, (chunk or CHUNK)//c), False, {}
-        self.n_jobs = os.cpu_count() if n_jobs is None else n_jobs
+        self.n_jobs = workers(n_jobs)
         self._first_pass(entropy)
 
     def _first_pass(self, entropy):
@@ -158,10 +158,10 @@ class StreamedIssues:
         class alone, and `num_to_remove_per_class` that does not fit."""
         check_choice('filter_by', filter_by, FILTERS)
         check_two_classes(self.labels)
+        options = check_options(len(self.counts), frac_noise, num_to_remove_per_class, min_examples_per_class)
         agrees = self._ahead(self._given + EPS)
         off = (self._guess >= 0) & (self._guess != self.labels) & ~agrees
-        if filter_by in PRUNE:
-            return self._pruned(filter_by, frac_noise, num_to_remove_per_class, min_examples_per_class) & ~agrees
+        if filter_by in PRUNE: return self._pruned(filter_by, *options.values()) & ~agrees
         if num_to_remove_per_class is not None:
             raise ValueError(f"num_to_remove_per_class is for {', '.join(PRUNE)}, but filter_by is "
                              f"{filter_by!r}: leave it out or choose one of these")
@@ -175,18 +175,13 @@ class StreamedIssues:
         return mask
 
     def _pruned(self, filter_by, frac_noise, num_to_remove, min_examples):
-        if num_to_remove is not None:
-            num_to_remove = np.asarray(num_to_remove)
-            if num_to_remove.shape != self.counts.shape:
-                raise ValueError(f"num_to_remove_per_class has shape {num_to_remove.shape}, but pred_probs has "
-                                 f"{len(self.counts)} columns: pass one number a column")
         few = (self.counts > 0) & (self.counts <= min_examples)
         if few.any():
             warn(f"{few.sum()} classes, first {few.argmax()}, have no more items than min_examples_per_class="
                  f"{min_examples}: their items are not flagged", stacklevel=3)
         prune = prune_counts(self.joint, self.counts, frac_noise, num_to_remove, min_examples)
         if filter_by == 'prune_by_class': return prune_by_class(self._given, self._groups, prune, min_examples)
-        key = frac_noise, None if num_to_remove is None else tuple(num_to_remove.tolist()), min_examples
+        key = frac_noise, None if num_to_remove is None else tuple(num_to_remove), min_examples
         if key not in self._rates:
             self._rates[key] = prune_by_noise_rate(self._values, self._given, self._other, self._groups, prune,
                                                    min_examples, self.n_jobs)

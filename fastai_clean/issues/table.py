@@ -6,6 +6,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from ..checks import check_labels_probs
 from .columns import any_score, as_is, check_choice, item_column, names_of, worst_first
+from .options import check_options, workers
 from .stream import FILTERS, PRUNE, SCORES, StreamedIssues, check_two_classes, is_large
 
 __all__ = ['FILTERS', 'SCORES', 'find_issues', 'find_issues_by', 'label_quality']
@@ -31,9 +32,7 @@ def find_issues(
     Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
     TypeError as `check_labels_probs` does, and for an unknown filter or score."""
     check_choice('filter_by', filter_by, FILTERS)
-    options = dict(frac_noise=frac_noise, num_to_remove_per_class=num_to_remove_per_class,
-                   min_examples_per_class=min_examples_per_class)
-    large = is_large(pred_probs)
+    large, n_jobs = is_large(pred_probs), workers(n_jobs)
     if large:
         entropy = isinstance(score, str) and score == SCORES[-1]
         streamed = StreamedIssues(labels, pred_probs, vocab=vocab, entropy=entropy, n_jobs=n_jobs)
@@ -43,6 +42,7 @@ def find_issues(
         predicted = pred_probs.argmax(1)
         confidence = pred_probs[np.arange(len(labels)), predicted]
     check_two_classes(labels)
+    options = check_options(np.shape(pred_probs)[1], frac_noise, num_to_remove_per_class, min_examples_per_class)
     items = item_column(items, len(labels))
     if large: quality, flagged = _streamed_quality(streamed, score), streamed.mask(filter_by, **options)
     else:
