@@ -35,7 +35,10 @@ def as_probs(
     pred_probs,  # Array, tensor or DataFrame
 ) -> np.ndarray:  # Not copied where it need not be
     "`pred_probs` as an array of numbers (n, c); raises as `check_labels_probs` does, but does not look at the values"
-    probs = pred_probs.detach().cpu().numpy() if isinstance(pred_probs, torch.Tensor) else np.asarray(pred_probs)
+    if isinstance(pred_probs, torch.Tensor): probs = pred_probs.detach().cpu()
+    else: probs = pred_probs
+    try: probs = np.asarray(probs.float() if getattr(probs, 'dtype', None) == torch.bfloat16 else probs)
+    except ValueError as e: raise ValueError(f"pred_probs is no table ({e}): pass one row of c numbers an item") from e
     if probs.dtype.kind not in 'fiu':
         raise TypeError(f"pred_probs has dtype {probs.dtype}: pass a numeric array of shape (items, classes)")
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
@@ -87,6 +90,8 @@ def check_labels(
     vocab=None,  # The c class names
 ) -> np.ndarray:  # int64 (n,)
     "The class indices of `labels`; raises as `check_labels_probs` does"
+    if vocab is not None and not hasattr(vocab, '__len__'):
+        raise TypeError(f"vocab is {vocab!r}: pass a list of the {c} class names")
     if vocab is not None and (len(vocab) != c or len(set(vocab)) != len(vocab)):
         raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
                          "columns: pass one name a column")
@@ -94,7 +99,8 @@ def check_labels(
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label an item")
     if pd.isna(y).any(): raise ValueError(f"labels has {pd.isna(y).sum()} missing values: label or leave out the items")
-    if y.dtype == object and all(isinstance(o, (int, np.integer)) for o in y): y = y.astype(np.int64)
+    if y.dtype == object and all(isinstance(o, (int, np.integer)) for o in y):
+        y = y.clip(-1, c).astype(np.int64)  # what is beyond 64 bits too is outside the vocab
     if y.dtype.kind not in 'iub':
         if vocab is None:
             raise TypeError(f"labels has dtype {y.dtype}: pass class indices 0..{c - 1}, or vocab= to name the columns")

@@ -125,10 +125,10 @@ OTHERS = {
     'folds': dict(options=lambda: dict(splits=np.arange(N) % 3)),
     'labels': dict(labels=np.roll(DIGITS.target, 1)), 'items': dict(items=range(N)[::-1]), 'weights': dict(seed=2),
     'hypers': dict(fits=lambda o: o.fine_tune(2, 1e-2, wd=.3)),
-    'ParamScheduler': dict(fits=lambda o: o.fine_tune(2, 2e-2)), 'n_epoch': dict(fits=lambda o: o.fine_tune(2, 1e-2,
+    'schedule': dict(fits=lambda o: o.fine_tune(2, 2e-2)), 'n_epoch': dict(fits=lambda o: o.fine_tune(2, 1e-2,
                                                                                                     freeze_epochs=2)),
     'Mine': dict(cbs=[Mine(2)]), 'loss': dict(loss_func=LabelSmoothingCrossEntropyFlat()),
-    'opt_func': dict(opt_func=SGD), 'data': dict(bs=8)}
+    'opt_func': dict(opt_func=SGD), 'batch_size': dict(bs=8)}
 
 
 ONE = dict(fits=lambda o: o.fine_tune(2, 1e-2), cbs=[Mine(1)])
@@ -179,8 +179,9 @@ def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path)
     assert inputs(ImageDataLoaders.from_folder(root, valid_pct=.2, **kw)) == before
     for o in root.rglob('*.png'): os.utime(o, ns=(1, 1))
     assert inputs(ImageDataLoaders.from_folder(root, valid_pct=.2, **kw)) != before
-    assert inputs(ImageDataLoaders.from_df(df, root, **kw)) == frame
-    assert inputs(ImageDataLoaders.from_df(df.assign(other=1), root, **kw)) != frame
+    changed = inputs(ImageDataLoaders.from_df(df, root, **kw))
+    assert changed != frame and inputs(ImageDataLoaders.from_df(df, root, **kw)) == changed
+    assert inputs(ImageDataLoaders.from_df(df.assign(other=1), root, **kw)) != changed
 
 
 def test_description_has_no_addresses_and_sees_values_far_inside():

@@ -131,7 +131,7 @@ def test_modes_benchmark_ranks_by_every_mode_and_goes_on(benchmarks, few_clothes
     rows = pd.read_csv(tmp_path/'modes.csv').set_index('name')
     assert {'in-sample', '5 folds', '2 folds', 'features', 'auto', 'features + 5 folds'} <= {*rows.index}
     assert rows.loc['5 folds', 'cost'] > rows.loc['2 folds', 'cost'] > 1 and rows.auprc.between(0, 1).all()
-    assert rows.loc['5 folds', 'auprc'] > .3 and len(table) == len(rows)
+    assert rows.loc['features', 'auprc'] > .5 and len(table) == len(rows)
     main('benchmarks/modes.py')(cases='fashion:symmetric', **args)
     assert len(pd.read_csv(tmp_path/'modes.csv')) == len(rows)
 

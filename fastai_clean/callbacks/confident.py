@@ -6,7 +6,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
-from ..oof import FitRecord, make_engine, was_trained
+from ..oof import FitRecord, make_engine, warn_of_training
 
 __all__ = ['ConfidentLearningCallback']
 
@@ -96,9 +96,7 @@ class ConfidentLearningCallback(Callback):
             raise ValueError("splits was left behind when the Learner was copied or exported: pass it again to a new "
                              "ConfidentLearningCallback")
         if self.folds is None or self.folds.learn is not learn:
-            if was_trained(learn):
-                warn("the Learner was trained before ConfidentLearningCallback was added: its weights have seen every "
-                     "fold, so the probabilities are not out-of-fold; start from a new Learner", stacklevel=2)
+            warn_of_training(learn)
             folds = make_engine(self._record, **{o: getattr(self, o) for o in _OPTIONS})
         else:
             folds = self.folds

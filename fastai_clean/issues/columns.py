@@ -42,6 +42,7 @@ def item_column(
 ) -> np.ndarray:  # (n,) the names, or 0..n-1
     "The `item` column; raises ValueError where there is not one name an item"
     if items is None: return np.arange(n)
+    if not hasattr(items, '__len__'): raise TypeError(f"items is {items!r}: pass a list of {n} names")
     if len(items) != n: raise ValueError(f"items has {len(items)} names for {n} labels: pass one an item")
     return objects(items)
 

@@ -67,15 +67,22 @@ def find_issues_by(
     n_jobs=None,  # Threads; None: one a processor
 ) -> pd.DataFrame:  # n rows in the order of the data set; a boolean column a filter, a column of 0 to 1 a score
     """What each filter flags and each score gives, all from one or two passes over the probabilities, see
-    `StreamedIssues`; each column is that of `find_issues` with the filter or score alone. Raises what it raises."""
-    filters, scores = (([o] if isinstance(o, str) else list(o)) for o in (filters, scores))
-    for o in filters: check_choice('filters', o, FILTERS)
-    for o in scores: check_choice('scores', o, SCORES)
+    `StreamedIssues`. Each column is that of `find_issues` with the filter or score alone, but in the order of the data
+    set, and without given and predicted labels. Raises ValueError and TypeError as `find_issues` does."""
+    filters, scores = (_names(*o) for o in (('filters', filters, FILTERS), ('scores', scores, SCORES)))
     streamed = StreamedIssues(labels, pred_probs, vocab=vocab, entropy=SCORES[-1] in scores, n_jobs=n_jobs)
     prune = dict(frac_noise=frac_noise, num_to_remove_per_class=num_to_remove_per_class)
     masks = {o: streamed.mask(o, min_examples_per_class=min_examples_per_class, **(prune if o in PRUNE else {}))
              for o in filters}
-    return pd.DataFrame({**masks, **{o: streamed.score(o) for o in scores}}).rename_axis('position')
+    index = pd.RangeIndex(len(streamed.labels), name='position')
+    return pd.DataFrame({**masks, **{o: streamed.score(o) for o in scores}}, index)
+
+
+def _names(name, value, choices):
+    if value is None: return list(choices)
+    found = [value] if isinstance(value, str) or not np.iterable(value) else list(value)
+    for o in found: check_choice(name, o, choices)
+    return found
 
 
 def label_quality(

@@ -3,8 +3,8 @@ from .auto import AutoFolds
 from .engine import make_engine
 from .features import FeatureHeads
 from .learners import FoldLearners
-from .replay import FitRecord, snapshot, was_trained
+from .replay import FitRecord, snapshot, warn_of_training, was_trained
 from .result import OutOfFold
 
 __all__ = ['AutoFolds', 'FeatureHeads', 'FitRecord', 'FoldLearners', 'OutOfFold', 'make_engine', 'snapshot',
-           'was_trained']
+           'warn_of_training', 'was_trained']

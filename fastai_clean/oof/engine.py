@@ -1,14 +1,14 @@
 "The one place where what makes out-of-fold probabilities is chosen"
-from pathlib import Path
 
 from fastai.learner import Learner
 from fastcore.basics import patch
 
 from ..folds.distributed import check_one_process
 from .auto import AutoFolds
+from .cache import cache_folder
 from .features import FeatureHeads
 from .learners import FoldLearners
-from .replay import FitRecord
+from .replay import FitRecord, warn_of_training
 from .result import OutOfFold
 
 __all__ = ['make_engine']
@@ -22,10 +22,11 @@ def make_engine(
 ):
     "What follows the fits of a Learner and sets its `oof`; raises what that raises, ValueError for another `mode`"
     check_one_process(kwargs.get('n_jobs', 1), cache_dir)
+    if cache_dir is not None: cache_dir = cache_folder(cache_dir)
     if mode == 'folds': return FoldLearners(record, cache_dir=cache_dir, **kwargs)
     if mode == 'features': return FeatureHeads(FoldLearners(record, **kwargs), cache_dir)
     if mode != 'auto': raise ValueError(f"mode is {mode!r}: choose 'folds', 'features' or 'auto'")
-    of_folds, of_features = (None if cache_dir is None else Path(cache_dir)/o for o in ('folds', 'features'))
+    of_folds, of_features = (None if cache_dir is None else cache_dir/o for o in ('folds', 'features'))
     return AutoFolds(FeatureHeads(FoldLearners(record, cache_dir=of_folds, **kwargs), of_features))
 
 
@@ -51,10 +52,12 @@ def oof_preds(self: Learner,
     code, its defaults and closures, and the plain values and functions of its own module that it names.
 
     Raises TypeError or ValueError, before training, for data and optimizers that cannot be split into folds, and for a
-    `cache_dir` of another run."""
+    `cache_dir` of another run; warns where the Learner is trained already."""
     if fit is None and mode != 'features':
         raise TypeError("fit is None: pass the function that trains, such as lambda l: l.fine_tune(3), or "
                         "mode='features'")
+    if not (fit is None or callable(fit)): raise TypeError(f"fit is {fit!r}: pass the function that trains")
+    warn_of_training(self)
     record = FitRecord(self, None)
     make_engine(record, mode, cache_dir, n_folds=n_folds, splits=splits, seed=seed, act=act, leave_out=leave_out,
                 tta=tta, n_jobs=n_jobs, n_repeats=n_repeats, average=average).run(record, fit)

@@ -1,12 +1,11 @@
 "Features on disk, found again by what they were made of: inputs and weights, not labels"
 from pathlib import Path
 
-from fastai.data.core import Datasets
 from fastai.data.load import DataLoader
 
 from ..folds import item_ids
 from ..saved import load_arrays, save_arrays
-from .describe import describe, digest
+from .describe import describe, digest, input_files
 
 __all__ = ['features_key', 'load_features', 'save_features']
 
@@ -18,31 +17,16 @@ def features_key(
     dl,  # A DataLoader that is not shuffled
     layer,  # Name of the module whose inputs or outputs are the features
 ) -> str:
-    """A digest of the model with its weights, of `layer`, the callbacks' names and what is read.
+    """A digest of the model with its weights, of `layer`, the callbacks and what is read.
 
     Of images in files that is their names, sizes, times of change and the first batch, which shows the transforms; of
     anything else every batch, loaded without the model."""
-    ds, names = dl.dataset, sorted(type(o).__name__ for o in learn.cbs)
-    files = _files(ds)
+    ds, cbs = dl.dataset, [describe(o) for o in learn.cbs.sorted('order')]
+    files = input_files(ds)
     stats = None if files is None else [(str(o), o.stat().st_size, o.stat().st_mtime_ns) for o in files]
     batches = dl if files is None else [dl.one_batch() if isinstance(dl, DataLoader) else next(iter(dl))]
     inputs = [describe(b[:getattr(learn.dls, 'n_inp', max(1, len(b) - 1))]) for b in batches]
-    return digest([describe(learn.model), layer, names, item_ids(ds, learn.path), stats, inputs])
-
-
-def _files(ds):
-    "The image file of each item, or None where the inputs are no images in files"
-    if not isinstance(ds, Datasets): return None
-    items, found = ds.tls[0].items, []
-    for i in range(len(ds)):
-        x = items.iloc[i] if hasattr(items, 'iloc') else items[i]
-        for f in ds.tls[0].tfms.fs:
-            if 'PIL' in getattr(f, 'name', ''): break
-            x = f(x, split_idx=1)
-        else: return None
-        if not isinstance(x, (str, Path)): return None
-        found.append(Path(x))
-    return found
+    return digest([describe(learn.model), layer, cbs, item_ids(ds, learn.path), stats, inputs])
 
 
 def save_features(
@@ -52,7 +36,9 @@ def save_features(
 ):
     "Write the features, whole or not at all, as .npy and .json in a folder of their own"
     meta = dict(items=[], vocab=[], config={'key': key, 'values': describe(features)})
-    save_arrays(_path(folder, key), 'features', _FILE, {'features': features}, meta, overwrite=True)
+    try: save_arrays(_path(folder, key), 'features', _FILE, {'features': features}, meta, overwrite=True)
+    except OSError:  # another process may have written the same
+        if load_features(folder, key, len(features)) is None: raise
 
 
 def load_features(

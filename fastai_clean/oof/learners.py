@@ -1,5 +1,6 @@
 "The fold Learners that make the out-of-fold result"
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -40,9 +41,11 @@ class FoldLearners:
     ):
         learn = record.learn
         check_opt_func(learn.opt_func)
-        if seed < 0: raise ValueError(f"seed is {seed}: pass a whole number, 0 or more")
-        if n_repeats != int(n_repeats) or n_repeats < 1:
-            raise ValueError(f"n_repeats is {n_repeats}: pass a whole number, 1 or more")
+        for name, value, least in (('seed', seed, 0), ('n_repeats', n_repeats, 1)):
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} is {value!r}: pass a whole number, {least} or more")
+        if not all(isinstance(o, type) for o in L(leave_out)):
+            raise TypeError(f"leave_out is {leave_out!r}: pass callback classes, such as (MixUp,)")
         if average not in (None, 'epochs'): raise ValueError(f"average is {average!r}: choose 'epochs' or None")
         self.learn, self.record, self.seed, self.leave_out = learn, record, int(seed), tuple(L(leave_out))
         self.n_jobs, self.n_repeats, self.average = check_jobs(n_jobs), int(n_repeats), average
@@ -131,20 +134,23 @@ class FoldLearners:
         self._finish([record], fit)
 
     def _finish(self, fits, fit=None):
-        n, j = self.n_folds*self.n_repeats, len(fits) - 1
+        n, j, found = self.n_folds*self.n_repeats, len(fits) - 1, 0
         for i in range(n):
             got = self.cache.result(j, i) if self.cache and i not in self.results else None
-            if got is not None: self._take(i, got)
+            if got is None: continue
+            self._take(i, got)
+            found += 1
         left = [i for i in range(n) if i not in self.results]
+        if found and hasattr(self.learn, 'progress'): print(f'{found} of {n} folds are those of {self.cache.path}')
         if left and self.n_jobs != 1: return self._finish_elsewhere(left, fits, fit)
         for i, tick in fold_bar(n, hasattr(self.learn, 'progress')):
             if i not in left: continue
             job = self._job(i, fits, fit)
             job.fold = self.folds.pop(i, None) or self._new_fold()
             result = job.run(tick)
+            self._take(i, result)
             if fit is None: self.folds[i] = job.fold
             if self.cache: self.cache.keep(j, i, result, job.kept_state())
-            self._take(i, result)
 
     def _finish_elsewhere(self, left, fits, fit):
         def packed(i):
@@ -154,9 +160,9 @@ class FoldLearners:
         done = run_jobs({i: partial(packed, i) for i in left}, self.n_jobs)
         for _, tick in fold_bar(len(left), hasattr(self.learn, 'progress')):
             i, result, fold, state = next(done)
+            self._take(i, result)
             if fold is not None: self.folds[i] = fold
             if self.cache: self.cache.keep(len(fits) - 1, i, result, state)
-            self._take(i, result)
             tick(1.)
 
     def _job(self, i, fits, fit=None):

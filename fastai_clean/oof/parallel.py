@@ -6,6 +6,7 @@ import warnings
 from contextlib import contextmanager
 from copyreg import __newobj__
 from itertools import islice
+from numbers import Integral
 from threading import RLock
 
 import cloudpickle
@@ -153,6 +154,7 @@ def run_jobs(
 def _ended(jobs, left, n_jobs):
     "What `run_job` gives of each fold; by Ray, which hands over results together, in groups of one a process"
     settings, backend = [get() for get, _ in _SETTINGS], get_active_backend()[0]
+    if n_jobs > 0: n_jobs = min(n_jobs, len(left))
     tasks = (delayed(run_job)(i, _made(i, jobs[i]), settings) for i in left)
     if backend.supports_return_generator:
         yield from Parallel(n_jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='n_jobs')(tasks)
@@ -172,6 +174,6 @@ def check_jobs(
     n_jobs,  # What a person passed
 ) -> int:
     "`n_jobs` as it is; raises ValueError where it is no number of processes"
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or not n_jobs:
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or not n_jobs:
         raise ValueError(f"n_jobs is {n_jobs!r}: pass a number of processes, -1 for one a core")
-    return n_jobs
+    return int(n_jobs)

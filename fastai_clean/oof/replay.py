@@ -2,6 +2,7 @@
 import copy
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
+from warnings import warn
 
 import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
@@ -16,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..folds import fold_dls
 from ..folds.distributed import bare_dls, bare_model, shared_parts
 
-__all__ = ['copy_model', 'FitRecord', 'FoldLearner', 'InFold', 'snapshot', 'was_trained']
+__all__ = ['copy_model', 'detached', 'FitRecord', 'FoldLearner', 'InFold', 'snapshot', 'warn_of_training',
+           'was_trained']
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
@@ -46,6 +48,15 @@ def was_trained(
     return recorded or scheduled or (learn.opt is not None and not _is_clear(learn.opt))
 
 
+def warn_of_training(
+    learn,  # A Learner that is to be checked
+):
+    "Warn where `learn` was trained already: its weights know the labels that they are to judge"
+    if was_trained(learn):
+        warn("the Learner was trained before: its weights have seen every fold, so the probabilities are not "
+             "out-of-fold; start from a new Learner", stacklevel=3)
+
+
 def _groups(learn):
     "The position in the model of every parameter of every optimizer group"
     index = {id(p): i for i, p in enumerate(learn.model.parameters())}
@@ -58,7 +69,19 @@ def copy_model(
     hooks=(),  # Ids of forward and backward hooks that the copy is to be without
 ):
     "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses: AWD_LSTM's, hooks'"
-    memo, seen = {id(o): o for o in keep}, {}
+    res = copy.deepcopy(model, detached([vars(m) for m in model.modules()], {id(o): o for o in keep}))
+    for m in res.modules():
+        for i in hooks:
+            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
+    return res
+
+
+def detached(
+    parts,  # What is to be copied
+    memo,  # For `copy.deepcopy`: ids of what is not to be copied, with what takes its place
+) -> dict:  # The same, with a detached clone for each computed tensor
+    "Have `copy.deepcopy` copy what keeps computed tensors"
+    seen = {}
 
     def detach(o):
         if isinstance(o, torch.Tensor):
@@ -73,12 +96,8 @@ def copy_model(
         seen[id(o)] = o
         for v in list(parts): detach(v)
 
-    for m in model.modules(): detach(vars(m))
-    res = copy.deepcopy(model, memo)
-    for m in res.modules():
-        for i in hooks:
-            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
-    return res
+    for o in parts: detach(o)
+    return memo
 
 
 def snapshot(
