@@ -1,5 +1,6 @@
 "Folds kept on disk: used again to the last bit, by the same run alone, and never half written"
 import os
+import shutil
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,18 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.optimizer import SGD, OptimWrapper, ranger
-from fastai.vision.all import ImageDataLoaders
+from fastai.torch_core import set_seed
+from fastai.vision.all import (
+    DataLoaders,
+    ImageDataLoaders,
+    Normalize,
+    Resize,
+    Transform,
+    WeightedDL,
+    accuracy,
+    aug_transforms,
+)
+from fastcore.foundation import L
 from test_jobs import MAKERS
 from torch import nn
 
@@ -164,6 +176,94 @@ def test_oof_preds_knows_fit_by_what_it_does(tmp_path, work):
         with pytest.raises(ValueError, match='in fit 0 by fit:'): oof(other)
 
 
+class Times(Transform):
+    def __init__(self, by): self.by = by
+    def encodes(self, x: torch.Tensor): return x*self.by if x.ndim > 2 else x
+
+
+class Scaled(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by, self.net = by, tiny_model()
+
+    def forward(self, x): return self.net(x*self.by)
+
+
+class Kept(Callback):
+    def __init__(self, by): self._by = by
+
+
+def digits(model=None, loss=None, cbs=(), **kw):
+    return tiny_learn(digit_dls(range(N), range(N, 80), **kw), model, loss, cbs=cbs)
+
+
+def weighted(wgts):
+    train, valid = digit_dls(range(N), range(N, 80))
+    return tiny_learn(DataLoaders(WeightedDL(train.dataset, wgts=wgts, bs=16, num_workers=0), valid))
+
+
+def pictures(folder, item=None, batch=None):
+    dls = ImageDataLoaders.from_folder(folder[0], valid_pct=.2, seed=1, bs=16, num_workers=0, item_tfms=item,
+                                       batch_tfms=batch)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(36, 10))
+    return quiet(Learner(dls, net, CrossEntropyLossFlat()))
+
+
+ALIKE = {  # What differs, and two Learners that differ in it by an argument alone
+    'loss': [lambda _, o=o: digits(loss=nn.CrossEntropyLoss(label_smoothing=o)) for o in (0., .5)],
+    'MixUp': [lambda _, o=o: digits(cbs=MixUp(o)) for o in (.1, 4.)],
+    'Kept': [lambda _, o=o: digits(cbs=Kept(o)) for o in (1, 2)],
+    'item_tfms': [lambda _, o=o: digits(after_item=[Times(o)]) for o in (1., 2.)],
+    'model': [lambda _, o=o: quiet(Learner(digit_dls(range(N), range(N, 80)), Scaled(o), CrossEntropyLossFlat()))
+              for o in (1., 2.)],
+    'wgts': [lambda _, o=o: weighted(np.r_[np.full(10, o), np.ones(N - 10)]) for o in (1., 9.)],
+    'item_tfms, by size': [lambda f, o=o: pictures(f, Resize(o)) for o in (12, 24)],
+    'batch_tfms, by degrees': [lambda f, o=o: pictures(f, batch=aug_transforms(max_rotate=o)) for o in (1., 90.)],
+    'batch_tfms, by mean': [lambda f, o=o: pictures(f, batch=[Normalize.from_stats([o]*3, [.5]*3, cuda=False)])
+                            for o in (.1, .5)]}
+
+
+@pytest.mark.parametrize('name', ALIKE)
+def test_an_argument_of_a_part_is_seen_and_the_same_is_not_refused(name, tmp_path, work, digit_folder):
+    def run(make):
+        set_seed(0)
+        make(digit_folder).fit(1, 1e-2, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+    one, other = ALIKE[name]
+    run(one)
+    run(one)
+    assert work['fold'] == 2
+    with pytest.raises(ValueError, match=rf"differs.* by {name.split(',')[0]}:"): run(other)
+
+
+def test_metrics_are_part_of_a_run(tmp_path):
+    digits().fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+    learn = digits()
+    learn.metrics = L(accuracy)
+    with pytest.raises(ValueError, match='differs by metrics'):
+        learn.fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+
+
+SETTINGS = {'lr': 1e-4}
+
+
+def test_functions_are_known_by_keyword_defaults_and_the_values_they_name():
+    def make(lr):
+        def f(learn, *, lr=lr): return lr
+        return f
+
+    def named(learn): return SETTINGS['lr']
+    before = describe(named)
+    SETTINGS['lr'] = .5
+    assert describe(make(1)) == describe(make(1)) != describe(make(2)) and describe(named) != before
+    SETTINGS['lr'] = 1e-4
+
+
+def test_long_arrays_in_the_cells_of_a_frame_are_seen_whole():
+    def frame(by): return pd.DataFrame({'x': [np.r_[np.zeros(900), by, np.zeros(900)] for _ in range(3)]})
+    assert describe(frame(1)) == describe(frame(1)) != describe(frame(2))
+
+
 def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path):
     root, df = digit_folder
     kw = dict(bs=16, num_workers=0, seed=1)
@@ -225,6 +325,67 @@ def test_broken_file_is_named(tmp_path):
     with pytest.raises(ValueError, match='fit-2-fold-1.* broken'): probabilities(tmp_path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match='fit-2-fold-1.*preds.npy missing'): probabilities(tmp_path)
+
+
+@pytest.mark.parametrize('change', ['bytes', 'other fold', 'config', 'key', 'no masks'])
+def test_changed_files_are_refused_before_the_fit(change, tmp_path, work):
+    def run(): return learner().oof_preds(lambda o: o.fit(1, 1e-2), n_folds=2, cache_dir=tmp_path)
+    run()
+    one, two = (tmp_path/f'fit-0-fold-{o}' for o in (0, 1))
+    if change == 'bytes': np.save(two/'preds.npy', np.roll(np.load(two/'preds.npy'), 1, 1))
+    elif change == 'other fold': shutil.copytree(one, two, dirs_exist_ok=True)
+    elif change == 'config': (two/'about.json').write_text('{"config": [], "items": [], "vocab": []}')
+    elif change == 'key': (tmp_path/'key'/'about.json').write_text('{')
+    else: (two/'about.json').write_text((two/'about.json').read_text().replace('"preds":', '"masks":'))
+    with pytest.raises((ValueError, FileNotFoundError), match='cache_dir is broken: delete it|masks.npy missing'):
+        run()
+    assert work['fold'] == 2
+
+
+def test_broken_state_of_a_fold_is_refused(tmp_path):
+    probabilities(tmp_path)
+    shutil.rmtree(tmp_path/'fit-2-fold-1')
+    path = tmp_path/'fold-1.pt'
+    data = bytearray(path.read_bytes())
+    for content in (b'', bytes(data[:-40]), b'garbage'):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match='fold-1.pt in cache_dir is broken'): FoldCache.state(_at(tmp_path), 1)
+
+
+def _at(path):
+    cache = object.__new__(FoldCache)
+    cache.path = path
+    return cache
+
+
+def test_resume_goes_on_after_a_write_that_failed(tmp_path, monkeypatch, work):
+    def full(*_, **__): raise OSError('disk full')
+    learn, cb = learner(), ConfidentLearningCallback(FOLDS, cache_dir=tmp_path)
+    monkeypatch.setattr(np, 'save', full)
+    with pytest.raises(OSError, match='cache_dir .* cannot be written to .*disk full.*resume'):
+        learn.fit(1, 1e-2, cbs=cb)
+    assert learn.oof.done.any()
+    monkeypatch.undo()
+    cb.resume()
+    assert learn.oof.done.all() and np.array_equal(learn.oof.pred_probs, probabilities(fits=lambda o: o.fit(1, 1e-2)))
+
+
+@pytest.mark.parametrize('mode', ['folds', 'features', 'auto'])
+@pytest.mark.parametrize('bad, error', [(1, TypeError), ('a\0b', ValueError), ('file', FileExistsError),
+                                        ('file/under', OSError), ('/proc/nope', OSError)])
+def test_folder_that_cannot_be_is_refused_before_training(mode, bad, error, tmp_path, work):
+    (tmp_path/'file').touch()
+    bad = tmp_path/bad if isinstance(bad, str) and bad.startswith('file') else bad
+    with pytest.raises(error, match='cache_dir'):
+        learner().fit(1, cbs=ConfidentLearningCallback(2, cache_dir=bad, mode=mode))
+    assert work['fold'] == 0
+
+
+def test_finished_folds_are_told_of(tmp_path, capsys):
+    for _ in range(2):
+        learn = Learner(digit_dls(range(N), range(N, 80)), tiny_model(), CrossEntropyLossFlat())
+        learn.oof_preds(lambda o: o.fit(1), n_folds=2, cache_dir=tmp_path)
+    assert f'2 of 2 folds are those of {tmp_path}' in capsys.readouterr().out
 
 
 def test_two_runs_in_one_folder_keep_the_first(tmp_path):

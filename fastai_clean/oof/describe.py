@@ -101,8 +101,8 @@ def _function(f, seen):
 
     def names(c): return {*c.co_names, *(n for k in c.co_consts if hasattr(k, 'co_code') for n in names(k))}
     own = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if k in f.__globals__}
-    own = {k: describe(v, seen) for k, v in own.items() if isinstance(v, _VALUES) or (
-        isinstance(v, FunctionType) and v.__module__ == f.__module__)}
+    own = {k: describe(v, seen) for k, v in own.items() if isinstance(v, _VALUES) or f.__module__ == (
+        v.__module__ if isinstance(v, FunctionType) else type(v).__module__)}
     cells = [describe(o.cell_contents, seen) for o in f.__closure__ or ()]
     defaults = describe([f.__defaults__, f.__kwdefaults__], seen)
     return [f.__qualname__, digest(code(f.__code__)), defaults, cells, own]

@@ -154,7 +154,7 @@ def run_jobs(
 def _ended(jobs, left, n_jobs):
     "What `run_job` gives of each fold; by Ray, which hands over results together, in groups of one a process"
     settings, backend = [get() for get, _ in _SETTINGS], get_active_backend()[0]
-    if n_jobs > 0: n_jobs = min(n_jobs, len(left))
+    if n_jobs > 0: n_jobs = min(n_jobs, max(2, len(left)))
     tasks = (delayed(run_job)(i, _made(i, jobs[i]), settings) for i in left)
     if backend.supports_return_generator:
         yield from Parallel(n_jobs, return_as='generator_unordered', batch_size=1, pre_dispatch='n_jobs')(tasks)
