@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
@@ -143,6 +144,18 @@ def test_repeats_are_other_folds_averaged(body):
 
 
 # every kind of data
+
+def test_kept_features_are_those_of_these_callbacks(tmp_path):
+    class Power(Callback):
+        def __init__(self, by): self.by = by
+        def before_batch(self): self.learn.xb = tuple(x**self.by for x in self.xb)
+
+    def probs(by, cache_dir=tmp_path):
+        learn = tiny_learn(digit_dls(range(60), range(60, 80)), cbs=Power(by))
+        return learn.oof_preds(mode='features', n_folds=2, cache_dir=cache_dir).pred_probs
+    assert np.array_equal(probs(1.), probs(1.)) and not np.array_equal(probs(1.), probs(3.))
+    assert np.array_equal(probs(3.), probs(3., None)) and len(list(tmp_path.iterdir())) == 2
+
 
 def test_images_in_files_with_a_resnet(digit_folder):
     root, df = digit_folder

@@ -133,6 +133,10 @@ BAD_OPTIONS = [
     (LABELS, PROBS, dict(items=['a']), ValueError, 'items has 1 names for 60'),
     (LABELS, PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
     (LABELS, PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
+    ([2**70, *LABELS[1:]], PROBS, {}, ValueError, 'labels has 1 values outside the vocab, first 4 at position 0'),
+    (LABELS, [[.5, .5], [.1]], {}, ValueError, 'pred_probs is no table'),
+    (LABELS, PROBS, dict(vocab=5), TypeError, 'vocab is 5: pass a list of the 4 class names'),
+    (LABELS, PROBS, dict(items=5), TypeError, 'items is 5: pass a list of 60 names'),
     *[(LABELS, PROBS, {k: v}, ValueError, f'{k} (is|has)') for k, v in BAD_OPTIONS],
 ])
 def test_bad_input_is_named(labels, probs, kw, error, match):
@@ -150,6 +154,18 @@ def test_bad_options_are_named_alike_for_tables_that_are_streamed(name, value, m
 
 def test_more_jobs_than_processors_are_as_many_as_there_are():
     assert find_issues(LABELS, PROBS, n_jobs=10**6).equals(find_issues(LABELS, PROBS))
+
+
+def test_brain_floats_are_taken():
+    probs = torch.tensor(PROBS).bfloat16()
+    assert find_issues(LABELS, probs).equals(find_issues(LABELS, probs.float()))
+
+
+def test_find_issues_by_takes_none_for_all_one_name_and_no_names():
+    every = find_issues_by(LABELS, PROBS, None, None)
+    assert list(every) == [*FILTERS, *SCORES] and len(find_issues_by(LABELS, PROBS, [], [])) == len(LABELS)
+    assert find_issues_by(LABELS, PROBS, 'both', 'self_confidence').equals(every[['both', 'self_confidence']])
+    with pytest.raises(ValueError, match='filters is 5: choose one of'): find_issues_by(LABELS, PROBS, 5)
 
 
 def test_bad_input_is_named_by_every_function():

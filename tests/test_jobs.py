@@ -113,6 +113,43 @@ def test_every_kind_of_data_and_task_in_processes_equals_it_here(kind, digit_fol
     assert np.array_equal(here.targets, there.targets) and here.config == there.config
 
 
+@pytest.mark.parametrize('kind', MAKERS)
+def test_every_kind_of_data_and_task_is_averaged_over_the_epochs(kind, digit_folder):
+    def oof(**kw):
+        torch.manual_seed(0)
+        return MAKERS[kind](digit_folder).oof_preds(lambda o: o.fit(2, 1e-2), n_folds=2, **kw)
+    last, mean = oof(), oof(average='epochs')
+    assert mean.done.all() and not np.array_equal(last.pred_probs, mean.pred_probs)
+
+
+@pytest.mark.parametrize('kw, match', [
+    (dict(n_jobs=0), 'n_jobs is 0'), (dict(n_repeats=0), 'n_repeats is 0'), (dict(n_repeats=1.5), 'n_repeats is 1.5'),
+    (dict(n_repeats=None), 'n_repeats is None'), (dict(seed=1.9), 'seed is 1.9'), (dict(seed='a'), "seed is 'a'"),
+    (dict(leave_out='MixUp'), "leave_out is 'MixUp'"), (dict(leave_out=[MixUp()]), 'leave_out is'),
+    (dict(fit='fit'), "fit is 'fit'"), (dict(mode='feature'), "mode is 'feature'"),
+    (dict(average='epoch'), "average is 'epoch'")])
+def test_bad_arguments_are_named_before_anything_is_trained(kw, match):
+    def fit(learn): raise AssertionError('trained')
+    learn = tiny_learn(digit_dls(range(N), range(N, 80)))
+    with pytest.raises((TypeError, ValueError), match=match): learn.oof_preds(**{'fit': fit, 'n_folds': 2, **kw})
+
+
+def test_oof_preds_of_a_trained_learner_warns_as_the_callback_does():
+    learn = tiny_learn(digit_dls(range(N), range(N, 80)))
+    learn.fit(1)
+    with pytest.warns(UserWarning, match='was trained before.*not out-of-fold'):
+        learn.oof_preds(lambda o: o.fit(1), n_folds=2)
+
+
+def test_no_more_processes_are_started_than_there_are_folds(monkeypatch):
+    import joblib
+    asked, parallel = [], joblib.Parallel
+    monkeypatch.setattr('fastai_clean.oof.parallel.Parallel', lambda n, **kw: asked.append(n) or parallel(n, **kw))
+    learn = tiny_learn(digit_dls(range(N), range(N, 80)))
+    learn.oof_preds(lambda o: o.fit(1), n_folds=2, n_jobs=np.int64(12))
+    assert asked == [2] and learn.oof.done.all()
+
+
 @pytest.mark.parametrize('kw', [dict(n_jobs=2), dict(n_repeats=2), dict(average='epochs')])
 def test_learner_does_not_notice_how_its_folds_are_trained(kw, tmp_path):
     with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(2, **kw)])

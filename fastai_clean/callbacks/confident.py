@@ -36,8 +36,9 @@ class ConfidentLearningCallback(Callback):
 
     `cache_dir` keeps each fold as it ends. The same script, run again, does what is missing, the Learner's own fit
     among it; it must seed what it does before. A folder of another run is refused: other labels, items, weights,
-    settings, fits, or versions of torch and fastai. Files are known by size and time; a DataFrame by its values, not
-    by the files that it names; a plain torch data set by its labels alone.
+    transforms, settings, fits, or versions of torch and fastai. Files are known by size and time, a DataFrame by its
+    values and the images that it names, a plain torch data set by its labels alone. The code of libraries and of what a
+    function calls in other modules is not looked at.
 
     `mode='features'` trains no folds, but K regularised linear heads on the features of the model as it is before the
     first fit, kept in `cache_dir` for the same inputs and weights: little more than one prediction of the training set,
@@ -59,7 +60,7 @@ class ConfidentLearningCallback(Callback):
         n_jobs=1,  # Processes in which folds are trained; 1: this one, -1: one a core
         cache_dir=None,  # Folder in which finished folds are kept; None: nowhere
         n_repeats=1,  # Times that everything is repeated with the next seed; the probabilities are averaged
-        average=None,  # 'epochs': the mean of the predictions after each epoch of the last fit
+        average=None,  # 'epochs': the mean of the predictions after each epoch of the last fit; for long fits
         mode='folds',  # 'features': heads on the untrained model's features; 'auto': those where they are good enough
     ):
         self._init_state()

@@ -233,5 +233,5 @@ def predicted_classes(
 def is_large(
     pred_probs,  # Probabilities (n, c)
 ) -> bool:
-    "Whether the probabilities are so many that they are streamed"
-    return prod(np.shape(pred_probs)) >= LARGE
+    "Whether the probabilities are so many that they are streamed; lists are in memory several times over anyway"
+    return hasattr(pred_probs, 'shape') and prod(pred_probs.shape) >= LARGE
