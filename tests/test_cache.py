@@ -1,7 +1,10 @@
 "Folds kept on disk: used again to the last bit, by the same run alone, and never half written"
 import os
+import re
 import shutil
+import time
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -27,12 +30,15 @@ from fastai.vision.all import (
 from fastcore.foundation import L
 from test_jobs import MAKERS
 from torch import nn
+from torch.nn import functional as F
 
 from fastai_clean.all import ConfidentLearningCallback, EarlyLearningRegularizationCallback
+from fastai_clean.oof import cache
 from fastai_clean.oof.cache import FoldCache
-from fastai_clean.oof.describe import describe, describe_run
+from fastai_clean.oof.describe import describe
 from fastai_clean.oof.jobs import FoldJob, FoldResult
 from fastai_clean.oof.replay import FoldLearner
+from fastai_clean.oof.runs import describe_run
 
 N, FOLDS = 60, 3
 
@@ -184,13 +190,26 @@ class Times(Transform):
 class Scaled(nn.Module):
     def __init__(self, by):
         super().__init__()
-        self.by, self.net = by, tiny_model()
+        self._by, self.net = by, tiny_model()
 
-    def forward(self, x): return self.net(x*self.by)
+    def forward(self, x): return self.net(x*self._by)
 
 
 class Kept(Callback):
     def __init__(self, by): self._by = by
+    def before_fit(self): self.began = time.time()
+
+
+class Listed(Callback):
+    def __init__(self, by): self._all = list(by)
+
+
+class Scale:
+    def __init__(self, by): self.by = by
+    def __call__(self, x): return scale(x, self.by)
+
+
+def scale(x, by): return x*by if x.is_floating_point() else x
 
 
 def digits(model=None, loss=None, cbs=(), **kw):
@@ -212,6 +231,9 @@ def pictures(folder, item=None, batch=None):
 
 ALIKE = {  # What differs, and two Learners that differ in it by an argument alone
     'loss': [lambda _, o=o: digits(loss=nn.CrossEntropyLoss(label_smoothing=o)) for o in (0., .5)],
+    'Listed': [lambda _, o=o: digits(cbs=Listed([o])) for o in (1., 2.)],
+    'batch_tfms, by a partial': [lambda _, o=o: digits(after_batch=[partial(scale, by=o)]) for o in (1., 2.)],
+    'batch_tfms, by a callable': [lambda _, o=o: digits(after_batch=[Scale(o)]) for o in (1., 2.)],
     'MixUp': [lambda _, o=o: digits(cbs=MixUp(o)) for o in (.1, 4.)],
     'Kept': [lambda _, o=o: digits(cbs=Kept(o)) for o in (1, 2)],
     'item_tfms': [lambda _, o=o: digits(after_item=[Times(o)]) for o in (1., 2.)],
@@ -236,6 +258,53 @@ def test_an_argument_of_a_part_is_seen_and_the_same_is_not_refused(name, tmp_pat
     with pytest.raises(ValueError, match=rf"differs.* by {name.split(',')[0]}:"): run(other)
 
 
+class Counting(Transform):
+    "Random, and counts"
+    n = 0
+    def __init__(self): self.n, self.do = 0, False
+
+    def encodes(self, x: torch.Tensor):
+        self.n, self.do = self.n + 1, bool(torch.rand(1) < .5)
+        return x
+
+
+def of_itself():
+    "A Learner whose loss and callback reach its model"
+    model = tiny_model()
+
+    class Near(Callback):
+        def __init__(self, net): self.net = net
+    return digits(model, lambda o, y: F.cross_entropy(o, y) + sum(p.abs().sum() for p in model.parameters())*1e-4,
+                  cbs=Near(model))
+
+
+@pytest.mark.parametrize('make, fits', [(lambda: digits(after_item=[Counting()]), 1), (of_itself, 2)],
+                         ids=['counts', 'of itself'])
+def test_what_training_changes_is_not_taken_for_another_run(make, fits, tmp_path, work):
+    for _ in range(2):
+        set_seed(0)
+        learn = make()
+        cb = ConfidentLearningCallback(2, cache_dir=tmp_path, act=partial(torch.softmax, dim=1))
+        learn.add_cb(cb)
+        for _ in range(fits): learn.fit(1, 1e-2)
+    assert work['fold'] == 2*fits
+
+
+def test_fit_that_could_not_be_noted_is_noted_by_resume(tmp_path, monkeypatch):
+    saves, save = [], cache.save_arrays
+
+    def once(path, *args):
+        saves.append(path.name)
+        if saves.count('fit-0') == 1 and path.name == 'fit-0': raise OSError('disk full')
+        return save(path, *args)
+    monkeypatch.setattr(cache, 'save_arrays', once)
+    cb = ConfidentLearningCallback(2, cache_dir=tmp_path)
+    with pytest.raises(OSError, match='disk full'): digits().fit(1, 1e-2, cbs=cb)
+    cb.resume()
+    with pytest.raises(ValueError, match='differs in fit 0 by'):
+        digits().fit(1, .5, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+
+
 def test_metrics_are_part_of_a_run(tmp_path):
     digits().fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
     learn = digits()
@@ -256,6 +325,8 @@ def test_functions_are_known_by_keyword_defaults_and_the_values_they_name():
     before = describe(named)
     SETTINGS['lr'] = .5
     assert describe(make(1)) == describe(make(1)) != describe(make(2)) and describe(named) != before
+    for a, b in ((slice(1, 2), slice(1, 3)), (itemgetter(0), itemgetter(1)), (re.compile('a'), re.compile('b'))):
+        assert describe(lambda o, x=a: x) != describe(lambda o, x=b: x) and describe(a) != describe(b)
     SETTINGS['lr'] = 1e-4
 
 
@@ -353,9 +424,9 @@ def test_broken_state_of_a_fold_is_refused(tmp_path):
 
 
 def _at(path):
-    cache = object.__new__(FoldCache)
-    cache.path = path
-    return cache
+    res = object.__new__(FoldCache)
+    res.path = path
+    return res
 
 
 def test_resume_goes_on_after_a_write_that_failed(tmp_path, monkeypatch, work):
@@ -390,9 +461,9 @@ def test_finished_folds_are_told_of(tmp_path, capsys):
 
 def test_two_runs_in_one_folder_keep_the_first(tmp_path):
     one, two = (FoldCache(tmp_path, {'seed': 1}) for _ in range(2))
-    for cache in (one, two):
-        cache.note_fit(0, {'n_epoch': 1})
-        cache.keep(0, 0, FoldResult(np.eye(3, dtype=np.float32), None, {'fold': 0}), b'state')
+    for o in (one, two):
+        o.note_fit(0, {'n_epoch': 1})
+        o.keep(0, 0, FoldResult(np.eye(3, dtype=np.float32), None, {'fold': 0}), b'state')
     assert np.array_equal(two.result(0, 0).preds, np.eye(3)) and two.result(0, 1) is None
     with pytest.raises(ValueError, match=r'by seed \(1, now 2\)'): FoldCache(tmp_path, {'seed': 2})
 

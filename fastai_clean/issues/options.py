@@ -20,7 +20,8 @@ def check_options(
         raise ValueError(f"min_examples_per_class is {min_examples_per_class!r}: pass a whole number, 0 or more")
     num = num_to_remove_per_class
     if num is not None:
-        num = np.asarray(num)
+        try: num = np.asarray(num)
+        except ValueError: num = np.asarray(num, dtype=object)
         if num.shape != (c,):
             raise ValueError(f"num_to_remove_per_class has shape {num.shape}, but pred_probs has {c} columns: pass one "
                              "number a column")

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 from ..saved import load_arrays, save_arrays
 from .describe import describe
@@ -31,7 +31,8 @@ def cache_folder(
     except FileExistsError as e:
         raise FileExistsError(f"cache_dir {cache_dir} is a file, or a link to nowhere: choose a folder") from e
     except (OSError, ValueError) as e:
-        raise type(e)(f"cache_dir {cache_dir!r} cannot be written to ({e}): choose another folder") from e
+        kind = ValueError if isinstance(e, ValueError) else type(e)
+        raise kind(f"cache_dir {cache_dir!r} cannot be written to ({e}): choose another folder") from e
 
 
 class FoldCache:
@@ -86,7 +87,8 @@ class FoldCache:
     ):
         "Before a fit, of which only its end is not known, see that it is the one whose folds are here, and are whole"
         if (self.path/f'fit-{j}').exists(): self._agree(f'fit-{j}', fit, but=('stop_at',))
-        for o in self.path.glob(f'fit-{j}-fold-*'): self.result(j, int(o.name.rpartition('-')[2]))
+        for o in self.path.glob(f'fit-{j}-fold-*'):
+            if (i := o.name.rpartition('-')[2]).isdecimal(): self.result(j, int(i))
 
     def note_fit(self,
         j,  # Number of the fit
@@ -143,7 +145,7 @@ class FoldCache:
 def _whole(path):
     try: yield
     except FileNotFoundError: raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, BadZipFile) as e:
+    except Exception as e:  # what reading garbage raises has no end
         raise ValueError(f"{path} in cache_dir is broken: delete it ({type(e).__name__}: {e})") from e
 
 

@@ -1,33 +1,35 @@
-"What a run is made of, as JSON: the same in every process for the same run, so that a cache knows its own"
+"Anything as JSON: the same in every process for what was made the same way, so that a cache knows its own"
+import dis
 import hashlib
 import inspect
 import json
-import os
 import re
 from argparse import Namespace
+from datetime import date
 from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, GeneratorType, MethodType, SimpleNamespace
 
-import fastai
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.schedule import ParamScheduler
-from fastai.data.core import Datasets
 from fastcore.xtras import is_listy
 from fasttransform import Transform
 from torch import nn
 from torch.distributions import Distribution
 
-__all__ = ['describe', 'describe_fit', 'describe_run', 'digest', 'input_files']
+__all__ = ['code_of', 'describe', 'digest', 'layers_of', 'made_of', 'weights_of']
 
 _PLAIN, _ARRAYS = (bool, int, str, type(None)), (np.ndarray, torch.Tensor)
-_VALUES = (*_PLAIN, float, np.generic, *_ARRAYS, list, tuple, dict, set, frozenset, SimpleNamespace, Namespace)
-_RUNNING = {'run', 'training', 'split_idx', 'order'}  # Attributes of callbacks and transforms that are no settings
+_FRAMES = pd.DataFrame, pd.Series, pd.Index
+_AS_WRITTEN = float, complex, bytes, range, date, re.Pattern, torch.dtype, torch.device
+_VALUES = (*_PLAIN, *_ARRAYS, *_AS_WRITTEN, np.generic, list, tuple, dict, set, frozenset, slice, Path, partial,
+           SimpleNamespace, Namespace)
+_RUNNING = {'run', 'training', 'split_idx', 'order', 'do'}  # Of callbacks and transforms, and no settings
 _CHANGING = 'fastai.vision.augment', 'fastai.text'  # Whose objects keep what they did last
 _LIBRARIES = {'builtins', 'fastai', 'fastcore', 'fasttransform', 'timm', 'torch', 'torchvision', 'transformers'}
+DEPTH = 8
 
 
 def digest(
@@ -40,167 +42,156 @@ def digest(
 
 def describe(
     o,  # Anything
-    seen=(),  # Ids of what `o` is a part of
+    live=(),  # What changes in training, and is known by its class alone: the Learner, its model, optimizer, loaders
 ):
     """`o` as JSON. Functions: their code, defaults, closures and the values and functions of their own module that they
-    name. Arrays and frames: a hash. Modules: layers, weights, arguments, and the code of what is no library's. Other
-    objects: their class, and the arguments they were made with where fastai's classes keep them under the same names;
-    else their attributes. No addresses, no order of sets."""
-    if isinstance(o, _PLAIN): return o
-    if isinstance(o, float): return repr(o)
-    if isinstance(o, np.generic): return describe(o.item())
-    if isinstance(o, Path): return o.as_posix()
-    if isinstance(o, (*_ARRAYS, pd.DataFrame, pd.Series, pd.Index)): return _values(o)
-    if id(o) in seen or len(seen) > 8: return type(o).__name__
-    seen = (*seen, id(o))
-    if isinstance(o, dict): return {str(k): describe(v, seen) for k, v in o.items()}
-    if isinstance(o, (set, frozenset)): return sorted(json.dumps(describe(v, seen), sort_keys=True) for v in o)
-    if is_listy(o) and not isinstance(o, slice): return [describe(v, seen) for v in o]
-    if isinstance(o, partial): return [describe(v, seen) for v in (o.func, o.args, o.keywords)]
-    if isinstance(o, MethodType): return [describe(o.__self__, seen), o.__name__]
-    if isinstance(o, FunctionType): return _function(o, seen)
-    if hasattr(o, '__qualname__'): return f'{o.__module__}.{o.__qualname__}'
-    if isinstance(o, nn.Module): return [type(o).__qualname__, _layers(o), _weights(o), _made(o, seen)]
-    if isinstance(o, Distribution): return [repr(o), [describe(getattr(o, k)) for k in sorted(o.arg_constraints)]]
-    return [type(o).__qualname__, {k: describe(v, seen) for k, v in _settings(o).items()}]
+    name, once; Arrays and frames: a hash. Modules: layers, weights, what they were made with, and the code of what is
+    no library's. Callbacks, transforms and their parts: the arguments of `__init__`, and what it sets in those of no
+    library. Other objects: their class and attributes, or what they are pickled as. No addresses, no order of sets."""
+    return _Description(live)(o)
 
 
-def _settings(o):
-    "Attributes that say how `o` was made, not what it did since, as far as can be told"
-    slots = {k: getattr(o, k) for c in type(o).__mro__ for k in vars(c).get('__slots__', ()) if hasattr(o, k)}
-    values = {**slots, **getattr(o, '__dict__', {})}
-    if '__stored_args__' in values: return values['__stored_args__']
-    if not isinstance(o, (Callback, Transform)) and not type(o).__module__.startswith(_CHANGING): return values
-    args, own = _arguments(o), not _of_library(type(o))
-    return {k: v for k, v in values.items() if k not in _RUNNING and (
-        k in args or isinstance(v, Distribution) or (own and isinstance(v, (*_PLAIN, float))))}
+class _Description:
+    def __init__(self, live): self.named, self.kept, self.path = {id(o): type(o).__name__ for o in live}, [], []
+
+    def __call__(self, o):
+        if isinstance(o, _PLAIN): return o
+        if isinstance(o, _AS_WRITTEN): return repr(o)
+        if isinstance(o, np.generic): return self(o.item())
+        if isinstance(o, Path): return o.as_posix()
+        if isinstance(o, (*_ARRAYS, *_FRAMES)): return self._values(o)
+        if id(o) in self.named: return self.named[id(o)]
+        if id(o) in self.path or len(self.path) > DEPTH or isinstance(o, GeneratorType): return type(o).__name__
+        self.path.append(id(o))
+        try: return self._parts(o)
+        finally: self.path.pop()
+
+    def _parts(self, o):
+        if isinstance(o, dict): return {k if isinstance(k, str) else self._sortable(k): self(v) for k, v in o.items()}
+        if isinstance(o, (set, frozenset)): return sorted(map(self._sortable, o))
+        if isinstance(o, slice): return ['slice', *map(self, (o.start, o.stop, o.step))]
+        if is_listy(o): return list(map(self, o))
+        if isinstance(o, partial): return list(map(self, (o.func, o.args, o.keywords)))
+        if isinstance(o, MethodType): return [self(o.__self__), o.__name__]
+        if isinstance(o, FunctionType): return self._function(o)
+        if hasattr(o, '__qualname__'): return f'{o.__module__}.{o.__qualname__}'
+        if isinstance(o, nn.Module): return [type(o).__qualname__, layers_of(o), weights_of(o), self.made(o)]
+        if isinstance(o, Distribution): return [repr(o), [self(getattr(o, k)) for k in sorted(o.arg_constraints)]]
+        if hasattr(o, 'init_kwargs') and hasattr(o, 'get_vocab'):  # a tokenizer, whose caches grow
+            return [type(o).__qualname__, self(o.init_kwargs), digest(o.get_vocab())]
+        return [type(o).__qualname__, {k: self(v) for k, v in self._settings(o).items()}, self._pickled(o)]
+
+    def _sortable(self, o): return json.dumps(self(o), sort_keys=True)
+
+    def _settings(self, o):
+        "Attributes that say how `o` was made, not what it did since, as far as can be told"
+        slots = {}
+        for c in type(o).__mro__:
+            names = vars(c).get('__slots__', ())
+            for k in (names,) if isinstance(names, str) else names:
+                k = f'_{c.__name__.lstrip("_")}{k}' if k.startswith('__') and not k.endswith('__') else k
+                if hasattr(o, k): slots[k] = getattr(o, k)
+        values = {**slots, **getattr(o, '__dict__', {})}
+        if '__stored_args__' in values: return values['__stored_args__']
+        if not isinstance(o, (Callback, Transform)) and not type(o).__module__.startswith(_CHANGING): return values
+        names = _made_with(o)
+        return {k: v for k, v in values.items() if k not in _RUNNING and (k in names or isinstance(v, Distribution))}
+
+    def _pickled(self, o):
+        "What an object without attributes, such as an itemgetter, is made again from"
+        if hasattr(o, '__dict__'): return None
+        try: return self(o.__reduce_ex__(2)[1:])
+        except TypeError: return None
+
+    def made(self, model):
+        "What layers and weights do not show of a model: what its parts were made with, the code of those of no library"
+        parts = []
+        for name, m in model.named_modules():
+            names, skipped = _made_with(m), (nn.Module, nn.Parameter)
+            values = {k: self(v) for k, v in vars(m).items() if k in names and k != 'training'
+                      and not k.startswith(('_modules', '_parameters', '_buffers')) and not isinstance(v, skipped)}
+            code = self.code(m)
+            if values or code: parts.append([name, values, code])
+        return digest(parts)
+
+    def code(self, o):
+        "That of the methods of its classes, but for those of libraries"
+        return [self(f) for c in type(o).__mro__ if not _of_library(c) for _, f in sorted(vars(c).items())
+                if isinstance(f, FunctionType)]
+
+    def _function(self, f):
+        self.named[id(f)] = f.__qualname__
+        self.kept.append(f)
+
+        def code(c): return [c.co_code.hex(), c.co_names, [code(k) if hasattr(k, 'co_code') else self(k)
+                                                           for k in c.co_consts]]
+
+        def names(c): return {*c.co_names, *(n for k in c.co_consts if hasattr(k, 'co_code') for n in names(k))}
+        own = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if k in f.__globals__}
+        own = {k: self(v) for k, v in own.items() if isinstance(v, _VALUES) or f.__module__ == (
+            v.__module__ if isinstance(v, FunctionType) else type(v).__module__)}
+        return [f.__qualname__, digest(code(f.__code__)), self([f.__defaults__, f.__kwdefaults__]), self.cells(f), own]
+
+    def cells(self, f):
+        "What the closure of a function holds"
+        res = []
+        for o in f.__closure__ or ():
+            try: res.append(self(o.cell_contents))
+            except ValueError: res.append('empty')
+        return res
+
+    def _values(self, o):
+        if isinstance(o, torch.Tensor):
+            data = o.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            return f'{o.dtype} {tuple(o.shape)} {digest(data)}'
+        if isinstance(o, np.ndarray) and o.dtype != object:
+            return f'{o.dtype} {o.shape} {digest(np.ascontiguousarray(o).tobytes())}'
+        if isinstance(o, np.ndarray): return [self(v) for v in o.reshape(-1)]
+        if isinstance(o, pd.DataFrame): return [self(o.iloc[:, i]) for i in range(o.shape[1])]
+        if o.dtype == object: o = o.map(lambda v: v if isinstance(v, str) else self._sortable(v))
+        return [str(getattr(o, 'name', None)), digest(pd.util.hash_pandas_object(o).to_numpy().tobytes())]
 
 
-def _arguments(o):
-    return {k for c in type(o).__mro__ if '__init__' in vars(c) for k in inspect.signature(c.__init__).parameters}
+def _of_library(o): return (o.__module__ or '').partition('.')[0] in _LIBRARIES
 
 
-def _of_library(f): return f.__module__.partition('.')[0] in _LIBRARIES
+def _made_with(o):
+    "Names of the arguments of its classes' `__init__`, and of what it sets in those of no library"
+    inits = [(c, vars(c)['__init__']) for c in type(o).__mro__ if isinstance(vars(c).get('__init__'), FunctionType)]
+    args = {k for _, f in inits for k in inspect.signature(f).parameters}
+    return args | {i.argval for c, f in inits if not _of_library(c) for i in dis.get_instructions(f)
+                   if i.opname == 'STORE_ATTR'}
 
 
-def _made(model, seen):
-    "What layers and weights do not show of a model: arguments of its parts, and the code of those of no library"
-    parts = []
-    for name, m in model.named_modules():
-        args = _arguments(m)
-        values = {k: v for k, v in vars(m).items() if k in args and not isinstance(v, (nn.Module, torch.Tensor))}
-        code = [] if _of_library(type(m)) else [describe(f, seen) for k, f in sorted(vars(type(m)).items())
-                                                if isinstance(f, FunctionType)]
-        if values or code: parts.append([name, describe(values, seen), code])
-    return digest(parts)
+def weights_of(
+    model,  # Any nn.Module
+) -> str:
+    "A hash of its state"
+    return digest([[k, describe(v)] for k, v in model.state_dict().items()])
 
 
-def _function(f, seen):
-    def code(c): return [c.co_code.hex(), c.co_names, [code(k) if hasattr(k, 'co_code') else describe(k, seen)
-                                                       for k in c.co_consts]]
-
-    def names(c): return {*c.co_names, *(n for k in c.co_consts if hasattr(k, 'co_code') for n in names(k))}
-    own = {k: f.__globals__[k] for k in sorted(names(f.__code__)) if k in f.__globals__}
-    own = {k: describe(v, seen) for k, v in own.items() if isinstance(v, _VALUES) or f.__module__ == (
-        v.__module__ if isinstance(v, FunctionType) else type(v).__module__)}
-    cells = [describe(o.cell_contents, seen) for o in f.__closure__ or ()]
-    defaults = describe([f.__defaults__, f.__kwdefaults__], seen)
-    return [f.__qualname__, digest(code(f.__code__)), defaults, cells, own]
+def layers_of(
+    model,  # Any nn.Module
+) -> str:
+    "Its layers as text, without addresses"
+    return re.sub('0x[0-9a-f]+', '', repr(model))
 
 
-def _values(o):
-    if isinstance(o, torch.Tensor):
-        data = o.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        return f'{o.dtype} {tuple(o.shape)} {digest(data)}'
-    if isinstance(o, np.ndarray) and o.dtype != object:
-        return f'{o.dtype} {o.shape} {digest(np.ascontiguousarray(o).tobytes())}'
-    if isinstance(o, np.ndarray): return [describe(v) for v in o.reshape(-1)]
-    if isinstance(o, pd.DataFrame): return [describe(o.iloc[:, i]) for i in range(o.shape[1])]
-    if o.dtype == object: o = o.map(lambda v: v if isinstance(v, str) else json.dumps(describe(v)))
-    return [str(getattr(o, 'name', None)), digest(pd.util.hash_pandas_object(o).to_numpy().tobytes())]
+def made_of(
+    model,  # Any nn.Module
+    live=(),  # As in `describe`
+) -> str:
+    "A hash of what its parts were made with and of the code of those that are of no library"
+    return _Description(live).made(model)
 
 
-def _weights(model): return digest([[k, describe(v)] for k, v in model.state_dict().items()])
-
-
-def _layers(model): return re.sub('0x[0-9a-f]+', '', repr(model))
-
-
-def _inputs(ds):
-    "A hash of the items of `ds`, of files their sizes and times; None for a data set without"
-    items = getattr(ds, 'items', None)
-    if items is None or callable(items): return None
-    if not isinstance(items, (pd.DataFrame, pd.Series)): return digest([_item(o) for o in items])
-    return digest([describe(items), [_item(o) for o in input_files(ds) or ()]])
-
-
-def input_files(
-    ds,  # A data set
-):
-    "The image file of each item, or None where the inputs are no images in files"
-    if not isinstance(ds, Datasets): return None
-    items, found = ds.tls[0].items, []
-    for i in range(len(ds)):
-        x = items.iloc[i] if hasattr(items, 'iloc') else items[i]
-        for f in ds.tls[0].tfms.fs:
-            if 'PIL' in getattr(f, 'name', ''): break
-            x = f(x, split_idx=1)
-        else: return None
-        if not isinstance(x, (str, Path)): return None
-        found.append(Path(x))
-    return found
-
-
-def _item(o):
-    if is_listy(o): return [_item(v) for v in o]
-    if not isinstance(o, Path) or not o.exists(): return describe(o)
-    stat = os.stat(o)
-    return [o.as_posix(), stat.st_size, stat.st_mtime_ns]
-
-
-def describe_run(
-    folds,  # FoldLearners as they are made
-) -> dict:
-    "What all fits of a run share, name -> value: its data, labels and weights hashed, and how it is folded"
-    record, (targets, vocab, task), act = folds.record, folds.labels, folds.act
-    res = {o: getattr(folds, o) for o in 'n_folds n_repeats seed average tta'.split()}
-    return dict(res, labels=digest([describe(targets), describe(vocab), task]), items=digest(folds.items),
-                inputs=_inputs(record.dls.train.dataset), weights=_weights(folds.snapshot),
-                model=digest([_layers(folds.snapshot), _made(folds.snapshot, ())]),
-                folds=digest([describe(o) for o in folds.numbers]),
-                metrics=', '.join(getattr(o, 'name', str(o)) for o in record.learn.metrics),
-                act=act.__name__ if isinstance(act, MethodType) else digest(describe(act)),
-                **{o.__name__: o.__version__ for o in (torch, fastai)})
-
-
-def describe_fit(
-    record,  # FitRecord with its parts
-    fit=None,  # The function that trains, where `record` says nothing of it
-) -> dict:
-    "What a fit is, name -> value, as `describe` sees it"
-    (_, loss), *cbs = record.parts
-    res = dict(record.config, loss=loss, **_loader(record.dls.train))
-    for _, cb in cbs: res.setdefault('schedule' if type(cb) is ParamScheduler else type(cb).__name__, []).append(cb)
-    if record.opt is not None:
-        res |= {o: getattr(record, o) for o in 'n_epoch hypers groups frozen_idx requires_grad clear stop_at'.split()}
-    res = {k: describe(v) for k, v in res.items()} | ({} if fit is None else {'fit': describe(fit)})
-    return {k: v if isinstance(v, (*_PLAIN, float)) else digest(v) for k, v in res.items()}
-
-
-def _loader(dl):
-    "What a DataLoader does with its items: batches, and the transforms, name -> value"
-    pipes = {'item_tfms': [getattr(dl, 'after_item', None)],
-             'batch_tfms': [getattr(dl, o, None) for o in ('before_batch', 'after_batch')],
-             'transforms': [getattr(tl, 'tfms', None) for tl in getattr(dl.dataset, 'tls', ())]}
-    res = {k: [_transform(f) for p in some for f in getattr(p, 'fs', ())] for k, some in pipes.items()}
-    res |= {o: getattr(dl, o, None) for o in ('shuffle', 'drop_last', 'n', 'partial_n')}
-    res |= {o: vars(dl)[o] for o in ('wgts', 'collate_fn') if o in vars(dl)}
-    return {**res, 'dataloader': type(dl).__qualname__, 'device': str(getattr(dl, 'device', None)),
-            'batch_size': getattr(dl, 'bs', getattr(dl, 'batch_size', None))}
-
-
-def _transform(f):
-    "Its arguments, and the code of what is not fastai's own"
-    methods = getattr(getattr(f, 'encodes', None), 'methods', ())
-    own = [o.implementation for o in methods if isinstance(getattr(o, 'implementation', None), FunctionType)]
-    return [describe(f), sorted(json.dumps(describe(o), sort_keys=True) for o in own if not _of_library(o))]
+def code_of(
+    o,  # A transform
+    live=(),  # As in `describe`
+) -> list:
+    "The code that it runs, but for libraries', in an order of its own"
+    see = _Description(live)
+    found = [getattr(m, 'implementation', None) for m in getattr(getattr(o, 'encodes', None), 'methods', ())]
+    res = [see.cells(f) if _of_library(f) else see(f) for f in found if isinstance(f, FunctionType)]
+    res += [see(f) for f in found if isinstance(f, MethodType)]
+    return [see.code(o), sorted(json.dumps(v, sort_keys=True) for v in res)]

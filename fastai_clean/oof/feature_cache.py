@@ -5,7 +5,8 @@ from fastai.data.load import DataLoader
 
 from ..folds import item_ids
 from ..saved import load_arrays, save_arrays
-from .describe import describe, digest, input_files
+from .describe import describe, digest
+from .runs import input_files
 
 __all__ = ['features_key', 'load_features', 'save_features']
 

@@ -9,11 +9,11 @@ from fastcore.foundation import L
 from ..checks import check_opt_func, infer_act, is_binary_loss
 from ..folds import fold_numbers, item_ids, labels_of
 from .cache import FoldCache
-from .describe import describe_fit, describe_run
 from .jobs import FoldJob, Predicts, fold_bar, fold_random
 from .parallel import check_jobs, dumps, run_jobs
 from .replay import FoldLearner, copy_model, snapshot
 from .result import OutOfFold
+from .runs import describe_fit, describe_run
 from .state import plain_state
 
 __all__ = ['FoldLearners']
@@ -90,7 +90,9 @@ class FoldLearners:
                 raise ValueError("learn.dls has other training labels than in the fit before: make a new Learner "
                                  "and a new callback for them")
             record.copy_parts(self.leave_out, self.originals)
-            if self.cache: self.cache.check_fit(len(self.fits), describe_fit(record, fit))
+            if self.cache:
+                record.described = describe_fit(record, fit)
+                self.cache.check_fit(len(self.fits), record.described)
             fold = self._new_fold()
             with fold.learn.added_cbs(fold.set_up(record, self.fold == 0)):
                 dl = fold.learn.dls.valid
@@ -122,7 +124,6 @@ class FoldLearners:
         self.fits.append(record)
         self.results, self.learn.oof = {}, None
         self.persons += [record.model, record.opt]
-        if self.cache: self.cache.note_fit(len(self.fits) - 1, describe_fit(record))
 
     def run(self,
         record,  # FitRecord of the Learner as it is
@@ -130,11 +131,12 @@ class FoldLearners:
     ):
         "Have `fit` train each fold Learner, predict the folds, set `learn.oof`; raises ValueError if it trains none"
         self.prepare(record, fit)
-        if self.cache: self.cache.note_fit(0, describe_fit(record, fit))
         self._finish([record], fit)
 
     def _finish(self, fits, fit=None):
         n, j, found = self.n_folds*self.n_repeats, len(fits) - 1, 0
+        if self.cache:
+            for k, o in enumerate(fits): self.cache.note_fit(k, {**o.described, 'stop_at': o.stop_at})
         for i in range(n):
             got = self.cache.result(j, i) if self.cache and i not in self.results else None
             if got is None: continue

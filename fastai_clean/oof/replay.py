@@ -118,7 +118,7 @@ class FitRecord:
         self.learn, self.model, self.dls = learn, bare_model(learn.model), bare_dls(learn.dls)
         self.loss_func, self.opt = learn.loss_func, opt
         self.config = {o: getattr(learn, o) for o in 'opt_func lr splitter wd wd_bn_bias train_bn moms'.split()}
-        self.n_epoch, self.stop_at, self.parts = learn.n_epoch, None, []
+        self.n_epoch, self.stop_at, self.parts, self.described = learn.n_epoch, None, [], None
         if opt is None: return
         self.hypers = [dict(o) for o in opt.hypers]
         self.groups, self.frozen_idx, self.clear = _groups(learn), opt.frozen_idx, _is_clear(opt)
