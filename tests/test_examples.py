@@ -3,6 +3,7 @@ import gzip
 import inspect
 import runpy
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,8 @@ def test_robust_benchmark_compares_recipes(benchmarks, people, tmp_path, capsys)
 
 
 def test_pretrained_benchmark_finds_planted_errors(benchmarks, people, tmp_path, capsys):
+    with tarfile.open(people/'images.tar', 'w') as tar:
+        for name in ('train', 'test'): tar.add(people/name, name)
     table = main('benchmarks/pretrained.py')(data=people, out=tmp_path/'rows.csv', cases='20', n=90, epochs=1, size=32,
                                              bs=16, n_folds=2)
     assert list(table.body) == ['pretrained', 'from scratch'] and (table.wrong == .2).all()

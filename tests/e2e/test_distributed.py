@@ -78,7 +78,15 @@ class Waits(Callback):
             time.sleep(60)
 
 
-def test_ctrl_c_ends_the_processes_and_keeps_finished_folds(tmp_path):
+@pytest.fixture
+def interruptible():
+    "A shell starts what is to run in the background with SIGINT ignored"
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+def test_ctrl_c_ends_the_processes_and_keeps_finished_folds(tmp_path, interruptible):
     def interrupt():
         while not (tmp_path/'begun').exists() or learn.oof is None: time.sleep(.1)
         os.kill(os.getpid(), signal.SIGINT)
