@@ -110,7 +110,7 @@ def test_tables_benchmark_gives_what_cleanlab_gives(benchmarks, capsys):
 
 def test_overhead_benchmark_compares_with_plain_fits(capsys):
     row = main('benchmarks/overhead.py')(n=200, epochs=1, n_folds=2, runs=1).iloc[0]
-    assert row.followed > 0 and row.to_plain == pytest.approx(row.followed/row.plain) and row.to_by_hand > .3
+    assert row.followed > 0 and row.to_plain == pytest.approx(row.followed/row.plain) and row.to_by_hand > 0
 
 
 @pytest.fixture
