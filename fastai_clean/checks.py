@@ -10,8 +10,8 @@ from fastcore.basics import noop
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ['TASKS', 'as_probs', 'check_labels', 'check_labels_probs', 'check_opt_func', 'check_preds', 'check_rows',
-           'float_of', 'infer_act', 'is_binary_loss', 'task_of']
+__all__ = ['TASKS', 'as_array', 'as_probs', 'check_labels', 'check_labels_probs', 'check_opt_func', 'check_preds',
+           'check_rows', 'check_vocab', 'float_of', 'infer_act', 'is_binary_loss', 'task_of']
 
 TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
 
@@ -31,13 +31,34 @@ def check_labels_probs(
     return check_labels(labels, *probs.shape, vocab), probs
 
 
+def as_array(
+    x,  # Array, list, DataFrame, or tensor on any device
+) -> np.ndarray:
+    "`x` as an array, not copied where it need not be"
+    if not isinstance(x, torch.Tensor): return np.asarray(x)
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def check_vocab(
+    vocab,  # Names of the classes, or None
+    c,  # Number of classes in pred_probs
+    many='classes',  # What pred_probs has `c` of, for the message
+    one='class',  # One of these
+):
+    "Raise TypeError for what is no list, ValueError where there is not one name a class, or two are the same"
+    if vocab is None: return
+    if not hasattr(vocab, '__len__'): raise TypeError(f"vocab is {vocab!r}: pass a list of the {c} class names")
+    if len(vocab) != c or len(set(vocab)) != len(vocab):
+        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
+                         f"{many}: pass one name a {one}")
+
+
 def as_probs(
     pred_probs,  # Array, tensor or DataFrame
 ) -> np.ndarray:  # Not copied where it need not be
     "`pred_probs` as an array of numbers (n, c); raises as `check_labels_probs` does, but does not look at the values"
-    if isinstance(pred_probs, torch.Tensor): probs = pred_probs.detach().cpu()
-    else: probs = pred_probs
-    try: probs = np.asarray(probs.float() if getattr(probs, 'dtype', None) == torch.bfloat16 else probs)
+    try: probs = as_array(pred_probs)
     except ValueError as e: raise ValueError(f"pred_probs is no table ({e}): pass one row of c numbers an item") from e
     if probs.dtype.kind not in 'fiu':
         raise TypeError(f"pred_probs has dtype {probs.dtype}: pass a numeric array of shape (items, classes)")
@@ -90,12 +111,8 @@ def check_labels(
     vocab=None,  # The c class names
 ) -> np.ndarray:  # int64 (n,)
     "The class indices of `labels`; raises as `check_labels_probs` does"
-    if vocab is not None and not hasattr(vocab, '__len__'):
-        raise TypeError(f"vocab is {vocab!r}: pass a list of the {c} class names")
-    if vocab is not None and (len(vocab) != c or len(set(vocab)) != len(vocab)):
-        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
-                         "columns: pass one name a column")
-    y = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    check_vocab(vocab, c, 'columns', 'column')
+    y = as_array(labels)
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label an item")
     if pd.isna(y).any(): raise ValueError(f"labels has {pd.isna(y).sum()} missing values: label or leave out the items")

@@ -11,7 +11,6 @@ torch is on the CPU, so that what else runs on the machine does not count, and o
 a CSV, case by case, so an interrupted run goes on where it was."""
 import gzip
 import itertools
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import params, set_seed
 from fastai.vision.learner import create_head
 from fastcore.script import call_parse
+from overhead import CLOCK
 from pretrained import efficientnet_lite0
 from robust import ValidateLast, mean_and_interval, small_net
 from scipy.stats import rankdata
@@ -34,7 +34,6 @@ from torch import nn
 
 from fastai_clean.all import ConfidentLearningCallback, TrainingDynamicsCallback, label_quality
 
-CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 DEBIAN = Path('/usr/share/datasets/fashion-mnist')
 
 

@@ -7,24 +7,21 @@ from fastai.torch_core import num_distrib
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ['alone', 'bare_dl', 'bare_dls', 'bare_model', 'check_one_process', 'is_wrapper', 'shared_parts']
+__all__ = ['alone', 'bare_dl', 'bare_dls', 'bare_model', 'check_one_process', 'is_distributed', 'shared_parts']
 
 
-def _of_fastai(o): return any(c.__module__ == 'fastai.distributed' for c in type(o).__mro__)
-
-
-def is_wrapper(
-    cb,  # A callback
+def is_distributed(
+    o,  # A callback or a DataLoader
 ) -> bool:
-    "Whether `cb` trains in several processes or on several GPUs at once"
-    return _of_fastai(cb)
+    "Whether `o` is one with which fastai trains in several processes or on several GPUs at once"
+    return any(c.__module__ == 'fastai.distributed' for c in type(o).__mro__)
 
 
 def shared_parts(
     cbs,  # Callbacks
 ) -> dict:
     "What their copies have in common, for the memo of `copy.deepcopy`: Accelerate's one state of this process"
-    found = [cb.accelerator for cb in cbs if is_wrapper(cb) and hasattr(cb, 'accelerator')]
+    found = [cb.accelerator for cb in cbs if is_distributed(cb) and hasattr(cb, 'accelerator')]
     return {id(o): o for o in found}
 
 
@@ -39,14 +36,14 @@ def bare_dl(
     dl,  # A DataLoader
 ):
     "The DataLoader of which `dl` gives this process its share, if it does"
-    return dl.dl if _of_fastai(dl) else dl
+    return dl.dl if is_distributed(dl) else dl
 
 
 def bare_dls(
     dls,  # DataLoaders
 ):
     "`dls`, or where they give this process its share, a copy that gives all"
-    if not any(map(_of_fastai, dls.loaders)): return dls
+    if not any(map(is_distributed, dls.loaders)): return dls
     res = copy.copy(dls)
     res.loaders = [bare_dl(o) for o in dls.loaders]
     return res
@@ -57,7 +54,7 @@ def alone(
     learn,  # A Learner
 ):
     "Have `learn` predict all items in this process, and gather nothing from others, which do the same"
-    wrappers = [o for o in learn.cbs if is_wrapper(o)]
+    wrappers = [o for o in learn.cbs if is_distributed(o)]
     if num_distrib() <= 1 and not wrappers:
         yield
         return

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..checks import check_labels_probs
-from .columns import as_array, check_choice, check_numbers, item_column
+from ..checks import as_array, check_labels_probs
+from .columns import check_choice, check_numbers, item_column
 from .tasks import OUTRE_MAX, find_multilabel_issues, find_regression_issues
 
 __all__ = ['audit']

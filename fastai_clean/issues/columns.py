@@ -3,8 +3,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-__all__ = ['any_score', 'as_array', 'as_is', 'check_choice', 'check_numbers', 'check_vocab', 'item_column',
-           'names_of', 'objects', 'worst_first']
+from ..checks import as_array
+
+__all__ = ['any_score', 'as_is', 'check_choice', 'check_numbers', 'item_column', 'names_of', 'objects', 'worst_first']
 
 
 def worst_first(
@@ -47,13 +48,6 @@ def item_column(
     return objects(items)
 
 
-def as_array(
-    x,  # Array, list, DataFrame, or tensor on any device
-) -> np.ndarray:
-    "`x` as an array, not copied where it need not be"
-    return x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
-
-
 def any_score(
     score,  # A name, scores (n,), a function of labels and predictions that gives them, or a list of such
     named,  # Function that gives the scores (n,) of a name
@@ -86,16 +80,6 @@ def check_choice(
 ):
     "Raise ValueError where `value` is none of `choices`"
     if value not in choices: raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
-
-
-def check_vocab(
-    vocab,  # Names of the classes, or None
-    c,  # Number of classes in pred_probs
-):
-    "Raise ValueError where there is not one name a class, or two are the same"
-    if vocab is not None and (len(vocab) != c or len(set(vocab)) != len(vocab)):
-        raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but pred_probs has {c} "
-                         "classes: pass one name a class")
 
 
 def check_numbers(

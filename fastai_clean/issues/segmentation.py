@@ -5,7 +5,8 @@ from cleanlab.experimental.label_issues_batched import LabelInspector
 from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.ndimage import binary_opening
 
-from .columns import any_score, as_array, as_is, check_choice, check_vocab, item_column, names_of, objects, worst_first
+from ..checks import as_array, check_vocab
+from .columns import any_score, as_is, check_choice, item_column, names_of, objects, worst_first
 
 __all__ = ['SEGMENTATION_SCORES', 'find_segmentation_issues', 'segmentation_pixel_issues']
 

@@ -5,12 +5,12 @@ from cleanlab.multilabel_classification.filter import find_multilabel_issues_per
 from cleanlab.rank import get_label_quality_scores
 from cleanlab.regression import rank as regression
 
+from ..checks import check_vocab
 from .columns import (
     any_score,
     as_is,
     check_choice,
     check_numbers,
-    check_vocab,
     item_column,
     names_of,
     objects,

@@ -107,9 +107,8 @@ class _Description:
         "What layers and weights do not show of a model: what its parts were made with, the code of those of no library"
         parts = []
         for name, m in model.named_modules():
-            names, skipped = _made_with(m), (nn.Module, nn.Parameter)
-            values = {k: self(v) for k, v in vars(m).items() if k in names and k != 'training'
-                      and not k.startswith(('_modules', '_parameters', '_buffers')) and not isinstance(v, skipped)}
+            names = _made_with(m)
+            values = {k: self(v) for k, v in vars(m).items() if k in names and not isinstance(v, nn.Module)}
             code = self.code(m)
             if values or code: parts.append([name, values, code])
         return digest(parts)

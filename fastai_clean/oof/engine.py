@@ -22,10 +22,10 @@ def make_engine(
 ):
     "What follows the fits of a Learner and sets its `oof`; raises what that raises, ValueError for another `mode`"
     check_one_process(kwargs.get('n_jobs', 1), cache_dir)
-    if cache_dir is not None: cache_dir = cache_folder(cache_dir)
     if mode == 'folds': return FoldLearners(record, cache_dir=cache_dir, **kwargs)
+    if mode not in ('features', 'auto'): raise ValueError(f"mode is {mode!r}: choose 'folds', 'features' or 'auto'")
+    if cache_dir is not None: cache_dir = cache_folder(cache_dir)
     if mode == 'features': return FeatureHeads(FoldLearners(record, **kwargs), cache_dir)
-    if mode != 'auto': raise ValueError(f"mode is {mode!r}: choose 'folds', 'features' or 'auto'")
     of_folds, of_features = (None if cache_dir is None else cache_dir/o for o in ('folds', 'features'))
     return AutoFolds(FeatureHeads(FoldLearners(record, cache_dir=of_folds, **kwargs), of_features))
 

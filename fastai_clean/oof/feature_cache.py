@@ -6,7 +6,7 @@ from fastai.data.load import DataLoader
 from ..folds import item_ids
 from ..saved import load_arrays, save_arrays
 from .describe import describe, digest
-from .runs import input_files
+from .runs import describe_item, input_files
 
 __all__ = ['features_key', 'load_features', 'save_features']
 
@@ -24,7 +24,7 @@ def features_key(
     anything else every batch, loaded without the model."""
     ds, cbs = dl.dataset, [describe(o) for o in learn.cbs.sorted('order')]
     files = input_files(ds)
-    stats = None if files is None else [(str(o), o.stat().st_size, o.stat().st_mtime_ns) for o in files]
+    stats = None if files is None else [describe_item(o) for o in files]
     batches = dl if files is None else [dl.one_batch() if isinstance(dl, DataLoader) else next(iter(dl))]
     inputs = [describe(b[:getattr(learn.dls, 'n_inp', max(1, len(b) - 1))]) for b in batches]
     return digest([describe(learn.model), layer, cbs, item_ids(ds, learn.path), stats, inputs])

@@ -10,7 +10,7 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 
 from ..folds import predict
-from ..folds.distributed import bare_dl, bare_model, is_wrapper
+from ..folds.distributed import bare_dl, bare_model, is_distributed
 from .replay import FoldLearner, InFold, copy_model, detached
 from .state import load_state, state_bytes, take_state
 
@@ -71,7 +71,7 @@ class EachEpoch(Callback):
         memo = {id(learn): new, id(model): new.model, **{id(o): o for o in (learn.opt, learn.dls)},
                 **{id(o): o for dl in learn.dls.loaders for o in (dl, dl.dataset)}}
         new.loss_func = copy.deepcopy(learn.loss_func, memo)
-        cbs = [o for o in learn.cbs if not isinstance(o, (InFold, EachEpoch)) and not is_wrapper(o)]
+        cbs = [o for o in learn.cbs if not isinstance(o, (InFold, EachEpoch)) and not is_distributed(o)]
         memo = detached([vars(o) for o in cbs], memo)
         for cb in cbs: Learner.add_cb(new, copy.deepcopy(cb, memo))
         return new

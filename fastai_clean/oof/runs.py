@@ -12,15 +12,15 @@ from fastcore.xtras import is_listy
 
 from .describe import code_of, describe, digest, layers_of, made_of, weights_of
 
-__all__ = ['describe_fit', 'describe_run', 'input_files']
+__all__ = ['describe_fit', 'describe_item', 'describe_run', 'input_files']
 
 
 def _inputs(ds):
     "A hash of the items of `ds`, of files their sizes and times; None for a data set without"
     items = getattr(ds, 'items', None)
     if items is None or callable(items): return None
-    if not isinstance(items, (pd.DataFrame, pd.Series)): return digest([_item(o) for o in items])
-    return digest([describe(items), [_item(o) for o in input_files(ds) or ()]])
+    if not isinstance(items, (pd.DataFrame, pd.Series)): return digest([describe_item(o) for o in items])
+    return digest([describe(items), [describe_item(o) for o in input_files(ds) or ()]])
 
 
 def input_files(
@@ -40,8 +40,11 @@ def input_files(
     return found
 
 
-def _item(o):
-    if is_listy(o): return [_item(v) for v in o]
+def describe_item(
+    o,  # An item of a data set
+):
+    "An item as `describe` has it, of a file its name, size and time of change"
+    if is_listy(o): return [describe_item(v) for v in o]
     if not isinstance(o, Path) or not o.exists(): return describe(o)
     stat = os.stat(o)
     return [o.as_posix(), stat.st_size, stat.st_mtime_ns]
