@@ -1,5 +1,6 @@
 "The browser app without a browser: its CSVs, command line and pages; tests/e2e/test_browser.py has the browser"
 import csv
+import json
 import os
 import signal
 import socket
@@ -303,6 +304,41 @@ def test_click_that_a_timer_sends_too_is_done_once(monkeypatch, tmp_path):
     o.later(o.decide, 'item 2', 'keep')
     o.do_all()
     assert sorted(o.session.undo() + o.session.undo()) == ['item 1', 'item 2'] and not o.session.undo()
+
+
+def test_click_that_a_timer_sends_with_what_waits_is_done_once(monkeypatch, tmp_path):
+    o, running = clicks_in(monkeypatch, tmp_path)
+    running(['timer'])
+    o.is_timer()
+    acts, records = (('keep',), ('relabel', 'class 0'), ('unsure',), ('note', 'so')), o.session.path
+    for do in acts:
+        for ids in (['timer', 'other card'], ['card']):
+            running(ids)
+            o.later(o.decide, 'item 1', *do)
+            o.do_all()
+    assert [json.loads(x)['do'] for x in records.read_text().splitlines() if '"do"' in x] == [do for do, *_ in acts]
+    for drawn in (object(), object()):
+        for _ in range(2): o.later(o.again, 'undo', drawn)
+        o.do_all()
+    assert o.session.state['item 1']['action'] == 'relabel'
+    o.later(o.again, 'redo', drawn)
+    o.do_all()
+    assert o.session.state['item 1']['action'] == 'unsure'
+
+
+def test_decision_of_another_and_one_that_failed_are_decided_again(monkeypatch, tmp_path):
+    o, _ = clicks_in(monkeypatch, tmp_path)
+    other = ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='eve')
+    other.keep('item 1')
+    o.session.refresh()
+    o.decide('item 1', 'keep')
+    assert o.session.state['item 1']['user'] == o.session.user
+    with monkeypatch.context() as m:
+        m.setattr(ReviewSession, 'delete', lambda *_: (_ for _ in ()).throw(OSError('full')))
+        o.decide('item 1', 'delete')
+    assert o.failed == {'item 1': 'full'}
+    o.decide('item 1', 'keep')
+    assert not o.failed and o.session.state['item 1']['action'] == 'keep'
 
 
 def test_key_that_reaches_the_card_before_decides_on_the_one_shown_alone(monkeypatch, tmp_path):

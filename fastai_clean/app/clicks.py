@@ -13,14 +13,15 @@ class Clicks:
     """The clicks of one tab: `later` is the callback of its buttons, `do_all` comes first in whatever draws.
 
     Streamlit 1.67 calls the callbacks of clicks that come while it draws together, the latest first; it may break a
-    callback off where that touches `st`; a fragment's timer may send a click that is then sent again; and a key may
-    reach the buttons of the card that is shown and of the one before it. So a callback only notes what to do, but for
-    one that a timer's run calls; the page turns last; and where one card is shown only that is decided on."""
+    callback off where that touches `st`; a fragment's timer may send a click that is then sent again, alone or with
+    what waits; and a key may reach the buttons of the card that is shown and of the one before it. So a callback only
+    notes what to do, but for one that a timer's run alone calls; the page turns last; where one card is shown only that
+    is decided on; and what is decided already is not decided again, nor undone twice by what was drawn once."""
     def __init__(self,
         session,  # The ReviewSession
     ):
         self.session, self.failed, self.seen, self.page = session, {}, {}, 0
-        self._waiting, self._turned, self._timer = [], None, None
+        self._waiting, self._turned, self._timer, self._again = [], None, None, {}
 
     def later(self,
         do,  # Called without `st` before what must not be lost
@@ -59,14 +60,22 @@ class Clicks:
         do,  # Method of the session
         *args,  # Passed to it after the id
     ):
-        "Decide on one item, see `act`"
-        if len(self.seen) != 1 or i in self.seen: return self.act(do, i, *args, key=i)
-        st.toast('A card that is no longer shown was not decided on')
+        "Decide on one item, see `act`; this user's decision that is in force is not written again"
+        if len(self.seen) == 1 and i not in self.seen:
+            return st.toast('A card that is no longer shown was not decided on')
+        state = self.session.state.get(i)
+        done = state and state['user'] == self.session.user and (
+            state['note'] == args[0] if do == 'note' else state['action'] == do and [*args] in ([], [state['label']]))
+        if done: self.failed.pop(i, None)
+        else: self.act(do, i, *args, key=i)
 
     def again(self,
         do,  # 'undo' or 'redo'
+        drawn,  # Object of the button that was drawn
     ):
-        "Undo or redo, and say how many items it changed"
+        "Undo or redo, once a drawing of the button, and say how many items it changed"
+        if self._again.get(do) is drawn: return
+        self._again[do] = drawn
         ids = self.act(do, key='page')
         if 'page' not in self.failed: st.toast(f'{do.capitalize()}: {len(ids)} items' if ids else f'Nothing to {do}')
 

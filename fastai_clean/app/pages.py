@@ -75,8 +75,8 @@ def _cards(session, clicks, options, shown, size):
 
 def _tools(session, clicks, shown):
     with st.container(horizontal=True):
-        st.button('Undo', on_click=clicks.later, args=(clicks.again, 'undo'), shortcut='U')
-        st.button('Redo', on_click=clicks.later, args=(clicks.again, 'redo'), shortcut='Y')
+        for do, key in (('undo', 'U'), ('redo', 'Y')):
+            st.button(do.capitalize(), on_click=clicks.later, args=(clicks.again, do, object()), shortcut=key)
         st.download_button('Decisions', data=lambda: session.decisions.to_csv(index=False).encode(
             errors='backslashreplace'), file_name='decisions.csv', mime='text/csv', on_click='ignore')
         for name, value in (('Select all', True), ('Select none', False)):

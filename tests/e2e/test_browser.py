@@ -177,6 +177,27 @@ def test_fast_clicks_are_journaled_in_their_order_and_none_is_lost_to_a_turned_p
     assert [(o['ids'][0], o['do']) for o in app.records()] == want
 
 
+def test_clicks_that_the_timer_sends_too_are_journaled_once(start, tmp_path):
+    ids = write_tweets(tmp_path/'noisy_text.csv')
+    app = start(tmp_path/'noisy_text.csv')
+    app.tab.add_init_script("""const [timeout, interval] = [setTimeout, setInterval];
+        window.setTimeout = (f, t, ...a) => timeout(f, t || 90, ...a);
+        window.setInterval = (f, t, ...a) => interval(f, Math.min(t, 131), ...a)""")
+    tab = app.open()
+    app.button(f'keep-{ids[11]}').wait_for()
+    want = [(o, do) for i, o in enumerate(ids[:12]) for do in (('keep', 'delete'), ('delete', 'keep'))[i % 2]]
+    tab.evaluate("""async keys => { for (const o of keys) { document.querySelector(`${o} button`).click();
+        await new Promise(done => setTimeout(done, 100)) } }""", [f'.st-key-{do}-{o}' for o, do in want])
+    chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
+    wait_until(lambda: app.records()[-1]['do'] == want[-1][1])
+    assert [(o['ids'][0], o['do']) for o in app.records()] == want
+    for n in range(25, 31):
+        tab.get_by_role('button', name='Undo').click()
+        wait_until(lambda: len(app.records()) >= n)
+        tab.wait_for_timeout(400)
+        assert [o['do'] for o in app.records()[24:]] == ['undo']*(n - 24)
+
+
 def test_classes_that_are_listed_are_listed_after_a_reload(start, tmp_path):
     write_tweets(tmp_path/'noisy_text.csv')
     app = start(tmp_path/'noisy_text.csv')

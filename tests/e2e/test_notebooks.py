@@ -62,6 +62,7 @@ PARTS = {  # class -> what its tweets are put together from
 TAILS = '', '#COVID19', '#coronavirus HTTPURL', '@USER', '#StayHome &amp; pray', 'HTTPURL'
 HOSTILE = ("<img src=x onerror=alert('tweet')> [click](javascript:alert(1)) $\\frac{1}{0}$ "
            '<script>document.body.remove()</script> stay strong')
+WRONG = 0, 1, 20, 31, 50, 61, 80, 101, 120, 131, 160, 181  # Tweets of test.tsv
 
 
 def cartoon(name, rng, side=64):
@@ -109,15 +110,15 @@ def tweet(name, rng):
     return f'{words} {rng.choice(TAILS)}'.strip()
 
 
-def write_tweets(root, sizes=(300, 100, 100)):
-    "train.tsv, valid.tsv and test.tsv of invented tweets; in test.tsv six labels are wrong, and one tweet is hostile"
+def write_tweets(root, sizes=(700, 100, 200)):
+    "train.tsv, valid.tsv and test.tsv of invented tweets; in test.tsv WRONG labels are wrong, and one tweet is hostile"
     rng = np.random.default_rng(0)
     for file, n in zip(('train', 'valid', 'test'), sizes):
         labels = [NAMES[i % 2] for i in range(n)]
         texts = [tweet(o, rng) for o in labels]
         if file == 'test':
             texts[1] = HOSTILE
-            for i in (0, 1, 20, 31, 50, 61): labels[i] = NAMES[1 - NAMES.index(labels[i])]
+            for i in WRONG: labels[i] = NAMES[1 - NAMES.index(labels[i])]
         lines = [f'124{file}{i:05}\t{text}\t{label}' for i, (text, label) in enumerate(zip(texts, labels))]
         (root/f'{file}.tsv').write_text('\n'.join(['Id\tText\tLabel', *lines]) + '\n', encoding='utf-8')
 
@@ -142,7 +143,7 @@ SETTINGS = {
     '01_noisy_imagenette': dict(arch='small', pretrained=False, size=32, bs=32, epochs=8, lr=1e-2, n_folds=2,
                                 n_review=120, num_workers=0),
     '02_mnist_label_smoothing': dict(epochs=5, bs=32, n_folds=2, seeds=1, num_workers=0),
-    '03_covid_tweets': dict(n_folds=2, bs=16, n_hid=32, awd_epochs=6, awd_lr=2e-2, epochs=6, lr=5e-3),
+    '03_covid_tweets': dict(n_folds=2, bs=16, n_hid=32, awd_epochs=4, awd_lr=2e-2, epochs=5, lr=3e-3),
     '04_clean_interpretation': dict(n=1000, epochs=6, n_folds=2, bs=32)}
 FIGURES = {  # of what the cells computed
     '01_noisy_imagenette': 'auprc=auprc, wrong=wrong.mean(), left=left/wrong.sum(), review=p.n_review, '
@@ -225,7 +226,7 @@ def test_mnist_story_finds_planted_errors_with_both_losses(run):
 def test_tweets_story_finds_planted_errors_and_what_is_wrong_in_the_test_set(run):
     nb, o = run('03_covid_tweets')
     assert min(o['auprc']) > .5 > 3*o['wrong'] and o['f1'] > .85 and o['f1_test'] > .8
-    assert len({0, 1, 20, 31, 50, 61} & {*o['flagged']}) >= 3 and o['report'][0] == 0 and o['report'][1] > 0
+    assert len({*WRONG} & {*o['flagged']}) >= 6 and o['report'][0] == 0 and o['report'][1] > 0
     shown = [x for c in nb.cells if c.cell_type == 'code' for x in c.outputs if 'text/html' in x.get('data', {})]
     assert not [x for x in shown if 'onerror' in x.data['text/html']]
 
