@@ -157,22 +157,22 @@ FIGURES = {  # of what the cells computed
                                'values=figures.value[figures.metric == "accuracy"].to_list()'}
 
 
-def make_data(name, root):
+def make_data(name, root, *more):
     "Settings of a notebook for the small data, which are written to `root`"
     if name.startswith('04'): return {}
     write = {'01': write_imagenette, '02': write_mnist, '03': write_tweets}[name[:2]]
     (root/'data').mkdir()
-    write(root/'data')
+    write(root/'data', *more)
     if not name.startswith('03'): return dict(path=str(root/'data'))
     write_model(root/'model', root/'data')
     return dict(path=str(root/'data'), model=str(root/'model'))
 
 
-def execute(name, root, **settings):
+def execute(name, root, *more, **settings):
     "The notebook, executed in `root` on small data, and what `FIGURES` makes of it"
     nb = nbformat.read(EXAMPLES/f'{name}.ipynb', 4)
     nb.cells.append(nbformat.v4.new_code_cell(f'print(json.dumps(dict({FIGURES[name]}), default=float))'))
-    settings = SETTINGS[name] | make_data(name, root) | settings
+    settings = SETTINGS[name] | make_data(name, root, *more) | settings
     env = {**os.environ, 'NOTEBOOK_SETTINGS': json.dumps(settings), 'FASTAI_HOME': str(root/'fastai'),
            'HF_HUB_OFFLINE': '1', 'PYTHONWARNINGS': 'ignore::FutureWarning', 'OMP_NUM_THREADS': '1'}
     client = NotebookClient(nb, timeout=600, record_timing=False, resources={'metadata': {'path': str(root)}})
@@ -242,8 +242,10 @@ def main(
 ):
     "Execute every notebook and keep it with its outputs"
     for name in SETTINGS:
-        more = dict(model=str(model), epochs=3, lr=2e-4) if model and name.startswith('03') else {}
-        with tempfile.TemporaryDirectory() as root: nb, figures = execute(name, Path(root), **more)
+        sizes, more = [], {}
+        if model and name.startswith('03'):
+            sizes, more = [(300, 100, 200)], dict(model=str(model), epochs=3, lr=2e-4, awd_epochs=6)
+        with tempfile.TemporaryDirectory() as root: nb, figures = execute(name, Path(root), *sizes, **more)
         for output in (o for cell in nb.cells for o in cell.get('outputs', [])): shrink(output)
         nb.metadata = {'kernelspec': nb.metadata.kernelspec, 'language_info': {'name': 'python'}}
         nbformat.write(nb, EXAMPLES/f'{name}.ipynb')
