@@ -1,11 +1,11 @@
 "Data as Streamlit shows it: as text, whatever it holds"
 import re
 import string
-import unicodedata
+
+from ..plots.names import neutral
 
 __all__ = ['plain', 'unmarked', 'MAX_NAME', 'MAX_REASON']
 
-BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
 MAX_TEXT, MAX_NAME, MAX_REASON = 2000, 60, 300
 
 
@@ -13,11 +13,10 @@ def plain(
     text,  # Anything; its `str` is taken
     n=MAX_TEXT,  # Characters at most
 ) -> str:
-    "`text` for st.text: nothing that reorders or hides what follows, nothing that UTF-8 cannot hold"
+    "`text` for st.text, see `neutral`"
     text = str(text)
     if len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    return ''.join('\ufffd' if o not in '\n\t' and unicodedata.category(o) in ('Cc', 'Cs')
-                   or unicodedata.bidirectional(o) in BIDI else o for o in text) or '(empty)'
+    return neutral(text) or '(empty)'
 
 
 def unmarked(

@@ -193,7 +193,7 @@ def test_clicks_that_the_timer_sends_too_are_journaled_once(start, tmp_path):
     assert [(o['ids'][0], o['do']) for o in app.records()] == want
     for n in range(25, 31):
         tab.get_by_role('button', name='Undo').click()
-        wait_until(lambda: len(app.records()) >= n)
+        wait_until(lambda n=n: len(app.records()) >= n)
         tab.wait_for_timeout(400)
         assert [o['do'] for o in app.records()[24:]] == ['undo']*(n - 24)
 
