@@ -227,6 +227,15 @@ def test_export_leaves_the_peer_out_and_asks_for_it(tmp_path):
     with pytest.raises(ValueError, match='peer was left behind'): twin.fit(1)
 
 
+def test_peer_that_learned_beside_another_learner_is_refused():
+    cb = CoTeachingCallback(tiny_model(2))
+    learn = learner(cb)
+    for _ in range(2): learn.fit(1)
+    learned = weights(cb.peer.model)
+    with pytest.raises(ValueError, match='beside another Learner'): learner(cb).fit(1)
+    assert torch.equal(weights(cb.peer.model), learned)
+
+
 def test_folds_of_confident_learning_train_plainly():
     learn = learner(CoTeachingCallback(tiny_model(2)), cbs=[ConfidentLearningCallback(2)])
     learn.fit(2)

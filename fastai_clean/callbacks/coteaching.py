@@ -29,9 +29,10 @@ class CoTeachingCallback(Callback):
     ConfidentLearningCallback train plainly; `learn.export()` leaves the peer out. About twice the cost.
 
     Raises TypeError for a peer that is no model, ValueError where it is or equals the Learner's own, has other
-    parameter groups, where the loss gives not one number an item, and with MixUp, CutMix and GradientAccumulation."""
+    parameter groups, where the loss gives not one number an item, where the callback has taught another Learner, and
+    with MixUp, CutMix and GradientAccumulation."""
     order, run_valid, in_folds = EarlyLearningRegularizationCallback.order - 1, False, False
-    _stateattrs = 'peer', 'kept', '_model', '_whole', '_epochs', '_on', '_forget'
+    _stateattrs = 'peer', 'kept', '_model', '_whole', '_epochs', '_on', '_of', '_forget'
 
     def __init__(self,
         peer,  # Second model with weights of its own, built as the first was; or a Learner of it, as text needs
@@ -50,7 +51,7 @@ class CoTeachingCallback(Callback):
     def _init_state(self):
         super()._init_state()
         vars(self).update(peer=None, kept=None, _model=None, _whole=None, _epochs=0, _on=False,
-                          _forget=noop)
+                          _of=None, _forget=noop)
 
     def before_fit(self):
         "Refuse what changes what a batch is"
@@ -62,6 +63,9 @@ class CoTeachingCallback(Callback):
     def before_train(self):
         "Make the peer ready, unless this is `lr_find`"
         if hasattr(self.learn, 'lr_finder'): return
+        if self._of is not None and self._of is not self.learn:
+            raise ValueError("peer has learned beside another Learner: pass a model built anew to a new "
+                             "CoTeachingCallback")
         if self.peer is None: self.peer = self._new_peer()
         if not self._on: self._join()
         self.peer.model.train()
@@ -90,7 +94,7 @@ class CoTeachingCallback(Callback):
         if groups[0] != groups[1]:
             raise ValueError(f"peer has {groups[1]} parameter groups, the Learner {groups[0]}: give both one splitter")
         if peer.opt.frozen_idx != learn.opt.frozen_idx: peer.freeze_to(learn.opt.frozen_idx)
-        self._on = True
+        self._on, self._of = True, learn
 
     @property
     def rate(self):
