@@ -21,7 +21,8 @@ SCORES = ('self_confidence', 'normalized_margin', 'confidence_weighted_entropy')
 PRUNE = FILTERS[:3]  # Those that take all options of `find_issues`
 LARGE = 10**8  # Probabilities from which on tables are streamed
 EPS = 1e-6     # cleanlab's, as probabilities are compared
-CHUNK = 2**18  # Probabilities in a chunk: they should fit the processor's cache
+CHUNK = 2**20  # Probabilities in a chunk: with fewer threads wait for each other, more do not fit the cache
+SMALL = 2**18  # Where each chunk has arrays of its own: of small ones the memory is used again
 
 
 class StreamedIssues:
@@ -49,11 +50,10 @@ class StreamedIssues:
         self.counts = np.bincount(self.labels, minlength=c)
         order = np.argsort(self.labels.astype(np.min_scalar_type(c)), kind='stable')
         self._groups = np.split(order, np.cumsum(self.counts)[:-1])
-        self._step, self._beyond, self._rates = max(2, (chunk or CHUNK)//c), False, {}
-        self.n_jobs = workers(n_jobs)
-        self._first_pass(entropy)
+        self._beyond, self._rates, self.n_jobs = False, {}, workers(n_jobs)
+        self._first_pass(entropy, self._chunks(chunk or CHUNK))
 
-    def _first_pass(self, entropy):
+    def _first_pass(self, entropy, parts):
         n, c = self.probs.shape
         dtype = float_of(self.probs.dtype)
         self._given = self.probs[np.arange(n), self.labels].astype(dtype, copy=False).clip(0, 1)
@@ -61,7 +61,6 @@ class StreamedIssues:
         self._entropy = np.empty(n, dtype) if entropy else None
         means = [np.mean(self._given[idx]) if len(idx) else 2 for idx in self._groups]  # 2, as cleanlab has it
         self._cut = np.clip(means, 2*EPS, None)
-        parts = self._chunks()
         unclear = [o for o, right in zip(parts, each(self._read, parts, self.n_jobs)) if not right]
         if unclear:
             self._beyond = check_rows(self.probs)
@@ -71,19 +70,19 @@ class StreamedIssues:
         "The first pass over one chunk; whether its rows clearly are probabilities"
         rows, at, y = self._values(part), np.arange(part.stop - part.start), self.labels[part]
         p = np.array(rows, order='C')
-        right = p.min() >= 0 and p.max() <= 1 and np.abs(p@np.ones_like(p[0]) - 1).max() <= 5e-3
-        if self._entropy is not None: self._entropy[part] = _entropy(rows)
-        p[at, y] = -1
+        right = p.min() >= 0 and np.abs(p@np.ones_like(p[0]) - 1).max() <= 5e-3
+        given, p[at, y] = p[at, y], -1
         self._best[part] = best = p.argmax(1)
-        self._other[part] = p[at, best]
+        self._other[part] = other = p[at, best]
         p[at, y] = self._given[part]
         self._guess[part] = _confident(p, self._cut - EPS, *self._top(part))
-        return right
+        if self._entropy is not None: self._entropy[part] = _entropy(rows, p)
+        return right and max(given.max(), other.max()) <= 1
 
-    def _chunks(self):
-        "Slices of `_step` items; no last one of a single item, which numpy would add up in another order"
-        n = len(self.labels)
-        starts = [*range(0, max(1, n - 1), self._step), n]
+    def _chunks(self, size):
+        "Slices of `size` probabilities; no last one of a single item, which numpy would add up in another order"
+        n, c = self.probs.shape
+        starts = [*range(0, max(1, n - 1), max(2, size//c)), n]
         return [slice(i, j) for i, j in zip(starts, starts[1:])]
 
     def _values(self, idx):
@@ -144,7 +143,7 @@ class StreamedIssues:
         if name == 'self_confidence': return self._given.copy()
         if name == 'normalized_margin': return (self._given - self._other + 1)/2
         if self._entropy is None:
-            self._entropy = np.concatenate(each(lambda o: _entropy(self._values(o)), self._chunks(), self.n_jobs))
+            self._entropy = np.concatenate(each(lambda o: _entropy(self._values(o)), self._chunks(SMALL), self.n_jobs))
         weighted = -self._entropy/np.log(self.probs.shape[1])/self._given.clip(EPS)
         return np.log(weighted + 1)/weighted.clip(EPS)
 
@@ -198,7 +197,9 @@ class StreamedIssues:
         return found[np.argsort(self.score(score)[found])]
 
 
-def _entropy(p): return xlogy(p, p).sum(1)
+def _entropy(p, scratch=None):
+    "Sum of p log p of each row, in the order in which numpy adds up an array of the layout of `p`"
+    return xlogy(p, p, out=scratch if p.flags.c_contiguous else None).sum(1)
 
 
 def _confident(p, cut, predicted, top):
