@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def server(tmp_path_factory):
     else: raise TimeoutError((home/'log').read_text()[-2000:])
     yield url, root
     process.terminate()
-    process.wait(20)
+    try: process.wait(20)
+    except subprocess.TimeoutExpired: process.kill()
 
 
 class Book:
@@ -132,7 +134,9 @@ class Book:
     def close(self):
         self.tab.close(run_before_unload=False)
         sessions = json.loads(self.ask('sessions').read())
-        for o in sessions: self.ask(f'sessions/{o["id"]}', 'DELETE').close()
+        for o in sessions:
+            try: self.ask(f'sessions/{o["id"]}', 'DELETE').close()
+            except urllib.error.HTTPError as e: print(f'a kernel that is slow to end, which the server ends later: {e}')
 
     def ask(self, path, method='GET'):
         return urllib.request.urlopen(urllib.request.Request(

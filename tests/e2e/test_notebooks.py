@@ -144,7 +144,7 @@ SETTINGS = {
                                 n_review=120, num_workers=0),
     '02_mnist_label_smoothing': dict(epochs=5, bs=32, n_folds=2, seeds=1, num_workers=0),
     '03_covid_tweets': dict(n_folds=2, bs=16, n_hid=32, awd_epochs=4, awd_lr=2e-2, epochs=5, lr=3e-3),
-    '04_clean_interpretation': dict(n=1000, epochs=6, n_folds=2, bs=32)}
+    '04_clean_interpretation': dict(n=1400, epochs=10, n_folds=2, bs=32)}
 FIGURES = {  # of what the cells computed
     '01_noisy_imagenette': 'auprc=auprc, wrong=wrong.mean(), left=left/wrong.sum(), review=p.n_review, '
                            'accuracy=[o.recorder.values[-1][-1] for o in again.values()]',
