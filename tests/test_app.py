@@ -329,10 +329,14 @@ def test_click_that_a_timer_sends_with_what_waits_is_done_once(monkeypatch, tmp_
 def test_decision_of_another_and_one_that_failed_are_decided_again(monkeypatch, tmp_path):
     o, _ = clicks_in(monkeypatch, tmp_path)
     other = ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='eve')
-    other.keep('item 1')
-    o.session.refresh()
-    o.decide('item 1', 'keep')
-    assert o.session.state['item 1']['user'] == o.session.user
+    for do in ('keep', 'delete'):
+        getattr(other, do)('item 1')
+        o.decide('item 1', 'keep')
+        assert (o.session.state['item 1']['user'], o.session.state['item 1']['action']) == (o.session.user, 'keep')
+    other.unsure('item 1')
+    for text in ('why', ''):
+        for _ in range(2): o.decide('item 1', 'note', text)
+    assert o.session.path.read_text().count('"do":"note"') == 2
     with monkeypatch.context() as m:
         m.setattr(ReviewSession, 'delete', lambda *_: (_ for _ in ()).throw(OSError('full')))
         o.decide('item 1', 'delete')

@@ -60,14 +60,17 @@ class Clicks:
         do,  # Method of the session
         *args,  # Passed to it after the id
     ):
-        "Decide on one item, see `act`; this user's decision that is in force is not written again"
+        "Decide on one item, see `act`; a note and this user's decision that are in force are not written again"
         if len(self.seen) == 1 and i not in self.seen:
             return st.toast('A card that is no longer shown was not decided on')
+        self.act('refresh', key=i)
+        if i not in self.failed and not self._decided(i, do, *args): self.act(do, i, *args, key=i)
+
+    def _decided(self, i, do, *args):
         state = self.session.state.get(i)
-        done = state and state['user'] == self.session.user and (
-            state['note'] == args[0] if do == 'note' else state['action'] == do and [*args] in ([], [state['label']]))
-        if done: self.failed.pop(i, None)
-        else: self.act(do, i, *args, key=i)
+        if do == 'note': return (state and state['note'] or '') == args[0]
+        return state is not None and (state['action'], state['user']) == (do, self.session.user) and (
+            do != 'relabel' or state['label'] == args[0])
 
     def again(self,
         do,  # 'undo' or 'redo'

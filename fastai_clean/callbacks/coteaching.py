@@ -64,8 +64,8 @@ class CoTeachingCallback(Callback):
         "Make the peer ready, unless this is `lr_find`"
         if hasattr(self.learn, 'lr_finder'): return
         if self._of is not None and self._of is not self.learn:
-            raise ValueError("peer has learned beside another Learner: pass a model built anew to a new "
-                             "CoTeachingCallback")
+            raise ValueError("this CoTeachingCallback has taught its peer beside another Learner: pass a model built "
+                             "anew to a new one")
         if self.peer is None: self.peer = self._new_peer()
         if not self._on: self._join()
         self.peer.model.train()
