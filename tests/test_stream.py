@@ -153,7 +153,7 @@ def test_estimates_are_the_same_streamed(f, monkeypatch):
 def test_small_tables_are_not_streamed_and_large_ones_are(monkeypatch):
     labels, probs = case(5)
     made = []
-    monkeypatch.setattr(StreamedIssues, '_first_pass', lambda self, *_: made.append(1) or 1/0)
+    monkeypatch.setattr(StreamedIssues, '_first_pass', lambda self, entropy: made.append(1) or 1/0)
     find_issues(labels, probs)
     monkeypatch.setattr(stream, 'LARGE', probs.size)
     with pytest.raises(ZeroDivisionError): find_issues(labels, probs)

@@ -14,9 +14,7 @@ def plain(
     n=MAX_TEXT,  # Characters at most
 ) -> str:
     "`text` for st.text, see `neutral`"
-    text = str(text)
-    if len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    return neutral(text) or '(empty)'
+    return neutral(str(text), n) or '(empty)'
 
 
 def unmarked(

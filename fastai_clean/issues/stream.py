@@ -22,7 +22,6 @@ PRUNE = FILTERS[:3]  # Those that take all options of `find_issues`
 LARGE = 10**8  # Probabilities from which on tables are streamed
 EPS = 1e-6     # cleanlab's, as probabilities are compared
 CHUNK = 2**20  # Probabilities in a chunk: with fewer threads wait for each other, more do not fit the cache
-SMALL = 2**18  # Where each chunk has arrays of its own: of small ones the memory is used again
 
 
 class StreamedIssues:
@@ -50,10 +49,11 @@ class StreamedIssues:
         self.counts = np.bincount(self.labels, minlength=c)
         order = np.argsort(self.labels.astype(np.min_scalar_type(c)), kind='stable')
         self._groups = np.split(order, np.cumsum(self.counts)[:-1])
-        self._beyond, self._rates, self.n_jobs = False, {}, workers(n_jobs)
-        self._first_pass(entropy, self._chunks(chunk or CHUNK))
+        self._parts, self._beyond, self._rates = self._chunks(chunk or CHUNK), False, {}
+        self.n_jobs = workers(n_jobs)
+        self._first_pass(entropy)
 
-    def _first_pass(self, entropy, parts):
+    def _first_pass(self, entropy):
         n, c = self.probs.shape
         dtype = float_of(self.probs.dtype)
         self._given = self.probs[np.arange(n), self.labels].astype(dtype, copy=False).clip(0, 1)
@@ -61,7 +61,7 @@ class StreamedIssues:
         self._entropy = np.empty(n, dtype) if entropy else None
         means = [np.mean(self._given[idx]) if len(idx) else 2 for idx in self._groups]  # 2, as cleanlab has it
         self._cut = np.clip(means, 2*EPS, None)
-        unclear = [o for o, right in zip(parts, each(self._read, parts, self.n_jobs)) if not right]
+        unclear = [o for o, right in zip(self._parts, each(self._read, self._parts, self.n_jobs)) if not right]
         if unclear:
             self._beyond = check_rows(self.probs)
             each(self._read, unclear, self.n_jobs)
@@ -143,7 +143,7 @@ class StreamedIssues:
         if name == 'self_confidence': return self._given.copy()
         if name == 'normalized_margin': return (self._given - self._other + 1)/2
         if self._entropy is None:
-            self._entropy = np.concatenate(each(lambda o: _entropy(self._values(o)), self._chunks(SMALL), self.n_jobs))
+            self._entropy = np.concatenate(each(lambda o: _entropy(self._values(o)), self._parts, self.n_jobs))
         weighted = -self._entropy/np.log(self.probs.shape[1])/self._given.clip(EPS)
         return np.log(weighted + 1)/weighted.clip(EPS)
 

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cleanlab.internal.util import round_preserving_row_totals
+from fastcore.basics import chunked
 
 __all__ = ['BLOCK', 'each', 'lowest', 'prune_by_class', 'prune_by_noise_rate', 'prune_counts']
 
@@ -18,8 +19,7 @@ def each(
 ) -> list:  # What it gives for each
     "`f` of every argument, in their order; a thread takes several at a time, as the calls may be short"
     if n_jobs == 1: return [f(o) for o in args]
-    size = max(1, len(args)//(BATCHES*n_jobs))
-    batches = [args[i:i + size] for i in range(0, len(args), size)]
+    batches = chunked(args, n_chunks=BATCHES*n_jobs)
     with ThreadPoolExecutor(n_jobs) as pool:
         return [o for some in pool.map(lambda batch: [f(o) for o in batch], batches) for o in some]
 

@@ -24,8 +24,10 @@ def shorten(
 
 def neutral(
     text,  # A string
+    n=None,  # Characters at most, before it says how many there were; None: all
 ) -> str:
     "`text` with U+FFFD for what reorders or hides the text around it, and for what UTF-8 cannot hold"
+    if n is not None and len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
     return ''.join(o if o in '\n\t' or not (unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp') or
                                             unicodedata.bidirectional(o) in BIDI) else '\ufffd' for o in text)
 

@@ -56,9 +56,7 @@ def plain(
     n=MAX_NAME,  # Characters at most
 ) -> str:
     "`text` as it may be shown and sent: nothing that reorders or hides what follows, nothing that UTF-8 cannot hold"
-    text = str(text)
-    if len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    return neutral(text)
+    return neutral(str(text), n)
 
 
 def name_of(label):

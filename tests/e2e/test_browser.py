@@ -91,6 +91,14 @@ def start(browser, tmp_path):
 def journal_of(folder, app): return read_issues(folder/'noisy_text.csv'), app.journal
 
 
+def click_twice(tab, ids, ms, then=''):
+    "Two decisions on each card, one every `ms`, then the JavaScript `then`; ids and decisions in their order"
+    want = [(o, do) for i, o in enumerate(ids) for do in (('keep', 'delete'), ('delete', 'keep'))[i % 2]]
+    tab.evaluate(f"""async keys => {{ for (const o of keys) {{ document.querySelector(`${{o}} button`).click();
+        await new Promise(done => setTimeout(done, {ms})) }} {then} }}""", [f'.st-key-{do}-{o}' for o, do in want])
+    return want
+
+
 def wait_until(true, seconds=15):
     "Wait for what Python alone can see"
     end = time.monotonic() + seconds
@@ -167,11 +175,8 @@ def test_fast_clicks_are_journaled_in_their_order_and_none_is_lost_to_a_turned_p
     tab = app.open()
     app.button(f'keep-{ids[11]}').wait_for()
     tab.locator('[data-test-script-state=notRunning]').wait_for()
-    want = [(o, do) for i, o in enumerate(ids[:12]) for do in (('keep', 'delete'), ('delete', 'keep'))[i % 2]]
-    keys = [f'.st-key-{do}-{o}' for o, do in want]
-    tab.evaluate("""async keys => { for (const o of keys) { document.querySelector(`${o} button`).click();
-        await new Promise(done => setTimeout(done, 40)) }
-        [...document.querySelectorAll('button')].find(o => o.innerText.startsWith('Next')).click() }""", keys)
+    want = click_twice(tab, ids[:12], 40, "[...document.querySelectorAll('button')].find("
+                                          "o => o.innerText.startsWith('Next')).click()")
     tab.get_by_text('Page 2 of 4').wait_for()
     wait_until(lambda: len(app.records()) == len(want))
     assert [(o['ids'][0], o['do']) for o in app.records()] == want
@@ -185,9 +190,7 @@ def test_clicks_that_the_timer_sends_too_are_journaled_once(start, tmp_path):
         window.setInterval = (f, t, ...a) => interval(f, Math.min(t, 131), ...a)""")
     tab = app.open()
     app.button(f'keep-{ids[11]}').wait_for()
-    want = [(o, do) for i, o in enumerate(ids[:12]) for do in (('keep', 'delete'), ('delete', 'keep'))[i % 2]]
-    tab.evaluate("""async keys => { for (const o of keys) { document.querySelector(`${o} button`).click();
-        await new Promise(done => setTimeout(done, 100)) } }""", [f'.st-key-{do}-{o}' for o, do in want])
+    want = click_twice(tab, ids[:12], 100)
     chromium.expect(tab.get_by_text('Saved · ann')).to_have_count(12)
     wait_until(lambda: app.records()[-1]['do'] == want[-1][1])
     assert [(o['ids'][0], o['do']) for o in app.records()] == want
