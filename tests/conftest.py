@@ -1,4 +1,6 @@
 "Seeds, and small real data: scikit-learn's handwritten digits, with wrong labels planted by a seeded generator"
+import sys
+
 import matplotlib
 
 matplotlib.use('Agg')
@@ -26,6 +28,12 @@ def seeded():
     set_seed(0)
     yield
     plt.close('all')
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch):
+    "Streamlit's AppTest leaves its script as `__main__`, which every process spawned later would import and run"
+    monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
 
 
 def plant(true, rate, seed=0):
