@@ -246,7 +246,8 @@ def interpretation(labels, probs):
 
 
 @pytest.mark.parametrize('f', [find_issues, find_issues_by, check_labels_probs, interpretation])
-def test_a_memory_map_is_never_copied_whole(f, tmp_path, streaming):
+def test_a_memory_map_is_never_copied_whole(f, tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr(stream, 'CHUNK', 2**16)  # So that what each thread holds is little on any machine
     labels, probs = case(12, 20_000, c=250)
     np.save(tmp_path/'probs.npy', probs)
     probs = np.load(tmp_path/'probs.npy', mmap_mode='r')
@@ -255,4 +256,4 @@ def test_a_memory_map_is_never_copied_whole(f, tmp_path, streaming):
         f(labels, probs)
         peak = tracemalloc.get_traced_memory()[1]
     finally: tracemalloc.stop()
-    assert peak < .75*probs.nbytes
+    assert peak < .5*probs.nbytes
