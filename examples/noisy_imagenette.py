@@ -63,7 +63,7 @@ def predict(folder, file, prune, truth):
     if file.exists(): return
     need(folder/'weights.pth')
     oof = OutOfFold.load(folder/'oof')
-    issues = find_issues(oof.targets, oof.pred_probs, PRUNES[prune], items=[int(o) for o in oof.items], vocab=oof.vocab)
+    issues = find_issues(oof.targets, oof.pred_probs, PRUNES[prune], ids=[int(o) for o in oof.ids], vocab=oof.vocab)
     issues = issues[issues.is_issue]
     rows = truth.loc[issues['item']]  # an item's name is its row's number
     rows = rows.assign(predictions=issues.predicted.to_numpy(), confidence=issues.confidence.to_numpy())

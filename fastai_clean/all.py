@@ -1,47 +1,46 @@
 "Everything that needs no extra: `from fastai_clean.all import *`"
 from .callbacks import (
-    ConfidentLearningCallback,
-    CoTeachingCallback,
-    EarlyLearningRegularizationCallback,
-    ItemWeightsCallback,
-    SoftPseudoLabelCallback,
-    TrainingDynamicsCallback,
+           ConfidentLearningCallback,
+           CoTeachingCallback,
+           EarlyLearningRegularizationCallback,
+           ItemWeightsCallback,
+           SoftPseudoLabelCallback,
+           TrainingDynamicsCallback,
 )
+from .callbacks.wandb import CleanWandbCallback, log_interpretation
+from .data import fold_numbers
 from .dynamics import DYNAMICS_SCORES, Dynamics
-from .folds import fold_numbers
 from .interpret import CleanInterpretation
 from .issues import (
-    FILTERS,
-    REGRESSION_SCORES,
-    SCORES,
-    SEGMENTATION_SCORES,
-    StreamedIssues,
-    advise_filter,
-    apply_temperature,
-    audit,
-    class_health,
-    class_thresholds,
-    confident_joint,
-    find_class_issues,
-    find_issues,
-    find_issues_by,
-    find_multilabel_issues,
-    find_regression_issues,
-    find_segmentation_issues,
-    fit_temperature,
-    label_quality,
-    noise_matrix,
-    noise_rate,
-    segmentation_pixel_issues,
-    top_pairs,
+           FILTERS,
+           REGRESSION_SCORES,
+           SCORES,
+           SEGMENTATION_SCORES,
+           StreamedIssues,
+           advise_filter,
+           apply_temperature,
+           audit,
+           class_health,
+           class_thresholds,
+           confident_joint,
+           find_class_issues,
+           find_issues,
+           find_issues_by,
+           find_multilabel_issues,
+           find_regression_issues,
+           find_segmentation_issues,
+           fit_temperature,
+           label_quality,
+           noise_matrix,
+           noise_rate,
+           segmentation_pixel_issues,
+           top_pairs,
 )
-from .losses import GeneralizedCrossEntropy, SymmetricCrossEntropy
+from .learner import CleanFit
+from .losses import GeneralizedCrossEntropy, SoftLoss, SymmetricCrossEntropy, soft_targets
 from .oof import OutOfFold
 from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
 from .review import ReviewSession
-from .robust import CleanFit
-from .soft import SoftLoss, soft_targets
-from .tracking import CleanWandbCallback, log_interpretation
 
 __all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
            'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'GeneralizedCrossEntropy',

@@ -37,7 +37,7 @@ from fastai_clean.oof import cache
 from fastai_clean.oof.cache import FoldCache
 from fastai_clean.oof.describe import describe
 from fastai_clean.oof.jobs import FoldJob, FoldResult
-from fastai_clean.oof.replay import FoldLearner
+from fastai_clean.oof.fit import FoldLearner
 from fastai_clean.oof.runs import describe_run
 
 N, FOLDS = 60, 3

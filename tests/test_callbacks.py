@@ -29,7 +29,7 @@ from sklearn.metrics import average_precision_score
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
-from fastai_clean.folds import fold_dls
+from fastai_clean.data import fold_dls
 
 N = 120
 
@@ -39,7 +39,7 @@ def check(learn, n, c):
     oof = learn.oof
     assert oof.pred_probs.shape == (n, c) and oof.done.all() and oof.pred_probs.min() >= 0
     assert np.allclose(oof.pred_probs.sum(1), 1, atol=1e-4)
-    assert len(set(oof.items)) == n == len(learn.dls.train_ds)
+    assert len(set(oof.ids)) == n == len(learn.dls.train_ds)
     assert set(oof.fold) == {0, 1}
     return CleanInterpretation.from_learner(learn)
 
@@ -68,7 +68,7 @@ def test_images_of_every_source_give_probabilities(kind, num_workers, digit_fold
     learn.fit(1, cbs=ConfidentLearningCallback(2))
     interp = check(learn, len(dls.train_ds), 10)
     assert len(interp.plot_noisy(4)) <= 4
-    if kind in ('folder', 'block'): assert all(len(o.split('/')) == 2 and (root/o).is_file() for o in learn.oof.items)
+    if kind in ('folder', 'block'): assert all(len(o.split('/')) == 2 and (root/o).is_file() for o in learn.oof.ids)
 
 
 @pytest.mark.parametrize('cb', [MixUp, CutMix, MixedPrecision, partial(MixedPrecision, 'bf16'), ActivationStats],
@@ -152,7 +152,7 @@ def test_tabular_gives_probabilities_and_rows_in_the_persons_values(dl_type, tab
     learn = quiet(tabular_learner(dls, layers=[16], metrics=accuracy, path=tmp_path))
     learn.fit_one_cycle(3, 1e-2, cbs=ConfidentLearningCallback(2))
     interp = check(learn, 120, 2)
-    assert learn.oof.items == [f'row{i}' for i in range(120)]
+    assert learn.oof.ids == [f'row{i}' for i in range(120)]
     first = interp.issues.index[0]
     assert f"cat: {table.cat.iloc[first]}" in interp.shown(first)
     out = pd.read_csv(interp.to_csv(tmp_path/'all.csv', only_issues=False))

@@ -21,7 +21,7 @@ from fastai_clean.all import ConfidentLearningCallback
 from fastai_clean.callbacks.coteaching import CoTeachingCallback, small_losses
 from fastai_clean.callbacks.elr import EarlyLearningRegularizationCallback
 from fastai_clean.callbacks.soft import SoftPseudoLabelCallback
-from fastai_clean.folds import item_ids
+from fastai_clean.data import ids_of
 
 NOISY, WRONG = plant(DIGITS.target, .4)
 
@@ -169,7 +169,7 @@ def test_soft_targets_are_cut_and_the_hard_labels_given_back():
         def after_loss(self): self.dtypes.add((self.y.dtype, len(self.y)))
     probs, metric = np.full((64, 10), .1), Metric()
     dls = digit_dls(range(64), range(64, 80))
-    soft = SoftPseudoLabelCallback((item_ids(dls.train_ds), probs), which='all')
+    soft = SoftPseudoLabelCallback((ids_of(dls.train_ds), probs), which='all')
     learn = tiny_learn(dls, cbs=[CoTeachingCallback(tiny_model(2), .5, ramp=1), soft, metric])
     learn.fit(2)
     assert metric.dtypes == {(torch.int64, 16)}

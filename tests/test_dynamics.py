@@ -24,7 +24,7 @@ from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
 from fastai_clean.callbacks.dynamics import TrainingDynamicsCallback
-from fastai_clean.dynamics.history import DYNAMICS_SCORES, Dynamics, forgetting_events, margin
+from fastai_clean.dynamics import DYNAMICS_SCORES, Dynamics, forgetting_events, margin
 
 # formulas
 
@@ -103,7 +103,7 @@ def test_ensemble_is_the_mean_rank_with_out_of_fold_self_confidence():
     assert np.allclose(dyn.score('ensemble'), (rankdata(dyn.aum) + rankdata(dyn.confidence))/60)
     assert np.allclose(dyn.score(['aum', own]), dyn.score('ensemble', oof))
     assert np.array_equal(dyn.table('ensemble', oof=oof).label_quality, np.sort(dyn.score('ensemble', oof)))
-    oof.items = oof.items[::-1]
+    oof.ids = oof.ids[::-1]
     with pytest.raises(ValueError, match='not the 30 of the training dynamics'): dyn.score('ensemble', oof)
 
 
@@ -125,16 +125,16 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r'margins has shape \(6, 30\)'):
         Dynamics(dyn.probs, dyn.margins[1:], dyn.pred_probs, dyn.targets)
     with pytest.raises(ValueError, match='items has shape'):
-        Dynamics(dyn.probs, dyn.margins, dyn.pred_probs, dyn.targets, items=['a'])
+        Dynamics(dyn.probs, dyn.margins, dyn.pred_probs, dyn.targets, ids=['a'])
 
 
 def test_saved_dynamics_come_back_the_same(tmp_path):
-    dyn = random_dynamics(vocab=list('abcd'), items=[f'<b>{i}' for i in range(30)], config={'n_epoch': [7]},
+    dyn = random_dynamics(vocab=list('abcd'), ids=[f'<b>{i}' for i in range(30)], config={'n_epoch': [7]},
                           samples=np.arange(30) == 3)
     again = Dynamics.load(dyn.save(tmp_path/'dyn'))
     for name in ('probs', 'margins', 'pred_probs', 'targets', 'samples'):
         assert np.array_equal(getattr(again, name), getattr(dyn, name), equal_nan=name in ('probs', 'margins'))
-    assert (again.items, again.vocab, again.config) == (dyn.items, dyn.vocab, dyn.config)
+    assert (again.ids, again.vocab, again.config) == (dyn.ids, dyn.vocab, dyn.config)
     pd.testing.assert_frame_equal(again.table(), dyn.table())
     assert {o.suffix for o in (tmp_path/'dyn').iterdir()} == {'.npy', '.json'}
     with pytest.raises(FileExistsError, match='holds Dynamics already'): dyn.save(tmp_path/'dyn')
@@ -226,7 +226,7 @@ def test_every_record_is_what_the_model_said_of_that_item(kind):
     learn.fit(3, cbs=[TrainingDynamicsCallback(), seen])
     check_record(learn.dynamics, seen.log)
     assert np.isnan(learn.dynamics.margins).any() == (kind != 'ordered')
-    assert learn.dynamics.items == [str(i) for i in range(N)] and learn.dynamics.vocab == list(range(10))
+    assert learn.dynamics.ids == [str(i) for i in range(N)] and learn.dynamics.vocab == list(range(10))
 
 
 def test_items_met_twice_and_skipped_items_are_recorded_as_such():
@@ -419,7 +419,7 @@ def test_untrained_model_does_not_find_them():
 def test_ensemble_with_out_of_fold_is_no_worse_than_out_of_fold():
     learn, wrong = planted(12, [TrainingDynamicsCallback(), ConfidentLearningCallback(3)])
     dyn, oof = learn.dynamics, learn.oof
-    assert dyn.items == oof.items and np.array_equal(dyn.targets, oof.targets)
+    assert dyn.ids == oof.ids and np.array_equal(dyn.targets, oof.targets)
     own = oof.pred_probs[np.arange(len(oof)), oof.targets]
     assert auprc(wrong, dyn.score('ensemble', oof)) >= auprc(wrong, own) - .005
     interp = CleanInterpretation.from_learner(learn, score=dyn.score('ensemble', oof))
@@ -433,7 +433,7 @@ def test_score_ranks_the_training_set_of_a_learner_without_out_of_fold(memorised
     with pytest.warns(UserWarning, match='in-sample'):
         interp = CleanInterpretation.from_learner(learn, ds_idx=0, score=learn.dynamics.score('aum'))
     assert wrong[interp.issues.index[:90]].mean() > .95
-    assert interp.items == learn.dynamics.items
+    assert interp.ids == learn.dynamics.ids
 
 
 def test_mean_probabilities_find_more_issues_than_those_of_the_last_epoch():
@@ -522,7 +522,7 @@ def test_text_errors_are_found():
         weight_p=.1)))
     learn.fit_one_cycle(6, 2e-2, cbs=TrainingDynamicsCallback())
     dyn, at = learn.dynamics, learn.dls.train_ds.items.index
-    assert dyn.vocab == ['bad', 'good'] and dyn.items == [str(o) for o in at]
+    assert dyn.vocab == ['bad', 'good'] and dyn.ids == [str(o) for o in at]
     assert auprc(wrong[at], dyn.score('aum')) > .8
 
 
@@ -537,6 +537,6 @@ def test_table_errors_are_found_by_row_name():
     learn = quiet(tabular_learner(to.dataloaders(bs=16, device='cpu'), layers=[32]))
     learn.fit_one_cycle(5, 1e-2, cbs=TrainingDynamicsCallback())
     dyn = learn.dynamics
-    assert dyn.items == [f'row{i}' for i in range(320)] and np.isnan(dyn.margins).any()
+    assert dyn.ids == [f'row{i}' for i in range(320)] and np.isnan(dyn.margins).any()
     assert auprc(wrong[:320], dyn.score('aum')) > .75
-    assert set(dyn.table().item) <= set(dyn.items) and len(dyn.table()) == dyn.done.sum()
+    assert set(dyn.table().item) <= set(dyn.ids) and len(dyn.table()) == dyn.done.sum()

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
-from fastai_clean.folds import fold_numbers
+from fastai_clean.data import fold_numbers
 from fastai_clean.oof import FitRecord, FoldLearners
 from fastai_clean.oof.auto import AutoFolds
 from fastai_clean.oof.features import FeatureHeads, feature_layer
 from fastai_clean.oof.heads import _fit, _start, held_out_heads, predict_head, standardise
-from fastai_clean.text.transformer import SequenceLogits
+from fastai_clean.text import SequenceLogits
 
 TRAIN, VALID = np.arange(400), np.arange(400, 500)
 LABELS, WRONG = plant(DIGITS.target, .15)
@@ -84,7 +84,7 @@ def test_result_is_used_as_that_of_the_folds(body, tmp_path):
     oof = heads_of(learn).learn.oof
     interp = CleanInterpretation.from_learner(learn)
     flagged = interp.issues.sort_index().is_issue.to_numpy()
-    assert WRONG[TRAIN][flagged].mean() > .7 and oof.items == [str(o) for o in TRAIN]
+    assert WRONG[TRAIN][flagged].mean() > .7 and oof.ids == [str(o) for o in TRAIN]
     again = type(oof).load(oof.save(tmp_path/'oof'))
     assert np.array_equal(again.pred_probs, oof.pred_probs) and again.config == json.loads(json.dumps(oof.config))
 
@@ -164,7 +164,7 @@ def test_images_in_files_with_a_resnet(digit_folder):
     engine = heads_of(learn, 2)
     linear = [m for m in learn.model[1].modules() if isinstance(m, nn.Linear)]
     assert engine.features.shape == (len(dls.train_ds), linear[0].in_features) and len(linear) == 2
-    assert learn.oof.items == [str(o) for o in dls.train_ds.items.index]
+    assert learn.oof.ids == [str(o) for o in dls.train_ds.items.index]
 
 
 def image_learner(dls):

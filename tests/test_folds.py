@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
 
-from fastai_clean.folds import fold_dls, fold_numbers, item_ids
+from fastai_clean.data import fold_dls, fold_numbers, ids_of
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,12 +78,12 @@ def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
         def __init__(self, items): self.items = items
         def __len__(self): return len(self.items)
     import pandas as pd
-    assert item_ids(Items([tmp_path/'a'/'b.png']), tmp_path) == ['a/b.png']
-    assert item_ids(Items(pd.DataFrame({'x': [1, 2]}, index=[7, 'k']))) == ['7', 'k']
-    short, long, lines = item_ids(Items(['hello', 'x'*500, 'a\nb']))
+    assert ids_of(Items([tmp_path/'a'/'b.png']), tmp_path) == ['a/b.png']
+    assert ids_of(Items(pd.DataFrame({'x': [1, 2]}, index=[7, 'k']))) == ['7', 'k']
+    short, long, lines = ids_of(Items(['hello', 'x'*500, 'a\nb']))
     assert short == 'hello' and long.startswith('sha1:') and lines.startswith('sha1:') and long != lines
-    assert item_ids(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
-    assert item_ids(Items([7, np.int64(9)])) == ['7', '9'] and item_ids([10, 20]) == ['0', '1']
+    assert ids_of(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
+    assert ids_of(Items([7, np.int64(9)])) == ['7', '9'] and ids_of([10, 20]) == ['0', '1']
 
 
 def test_tensors_and_lists_of_fold_numbers_are_fold_numbers():

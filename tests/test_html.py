@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fastai_clean.interpret.html import page, thumbnail
+from fastai_clean._images import thumbnail
+from fastai_clean.interpret.report import page
 from fastai_clean.plots import Unreadable
 
 BAD = '\ufffd'

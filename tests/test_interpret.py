@@ -29,7 +29,7 @@ from fastai_clean.all import (
     Unreadable,
     find_issues,
 )
-from fastai_clean.interpret.show import readable
+from fastai_clean.data.show import readable
 
 N = 200
 
@@ -61,7 +61,7 @@ def test_training_set_with_oof_uses_it_without_inference(trained):
         assert count.seen == 0
     assert np.array_equal(interp.preds, learn.oof.pred_probs)
     assert np.allclose(interp.losses, -np.log(learn.oof.pred_probs[range(N), learn.oof.targets]))
-    assert interp.find_issues().equals(find_issues(learn.oof.targets, learn.oof.pred_probs, items=learn.oof.items,
+    assert interp.find_issues().equals(find_issues(learn.oof.targets, learn.oof.pred_probs, ids=learn.oof.ids,
                                                    vocab=learn.oof.vocab))
     flagged = interp.noisy_idxs()
     assert wrong[:N][flagged].mean() > .6 and wrong[:N][flagged].sum() > .6*wrong[:N].sum()
@@ -99,7 +99,7 @@ def test_test_set_given_as_items_is_checked(trained):
 def test_training_loader_given_as_dl_is_read_in_order(trained):
     learn, _ = trained
     interp = CleanInterpretation.from_learner(learn, dl=learn.dls.train)
-    assert np.array_equal(interp.targs, learn.oof.targets) and interp.items == learn.oof.items
+    assert np.array_equal(interp.targs, learn.oof.targets) and interp.ids == learn.oof.ids
 
 
 def test_training_set_without_oof_warns_that_it_is_in_sample():
@@ -123,7 +123,7 @@ def test_oof_of_another_training_set_is_refused(trained):
     try:
         learn.oof = OutOfFold(oof.pred_probs[:9], mine[:9])
         with pytest.raises(ValueError, match='9 items, which are not the 200'): CleanInterpretation.from_learner(learn)
-        learn.oof = OutOfFold(oof.pred_probs, (mine + 1) % 10, items=oof.items)
+        learn.oof = OutOfFold(oof.pred_probs, (mine + 1) % 10, ids=oof.ids)
         with pytest.raises(ValueError, match='200 of 200 differ'): CleanInterpretation.from_learner(learn)
         with pytest.raises(ValueError, match='ds_idx is 4'): CleanInterpretation.from_learner(learn, ds_idx=4)
     finally: learn.oof = oof
@@ -189,9 +189,9 @@ def test_nothing_found_warns_and_shows_nothing():
     learn.oof = OutOfFold.from_arrays([int(learn.dls.train_ds[i][1]) for i in range(40)],
                                       np.eye(10)[[int(learn.dls.train_ds[i][1]) for i in range(40)]])
     with pytest.raises(ValueError, match='not the 40'):
-        learn.oof.items = ['x']*40
+        learn.oof.ids = ['x']*40
         CleanInterpretation.from_learner(learn)
-    learn.oof.items = [str(i) for i in range(40)]
+    learn.oof.ids = [str(i) for i in range(40)]
     with pytest.warns(UserWarning, match='no label issues'): assert not len(
         CleanInterpretation.from_learner(learn).plot_noisy())
 
@@ -208,7 +208,7 @@ def test_any_score_and_ensembles_rank_the_items(trained):
     interp = CleanInterpretation.from_learner(trained[0], score=['self_confidence', 'normalized_margin'])
     oof = trained[0].oof
     assert interp.issues.equals(find_issues(oof.targets, oof.pred_probs, score=['self_confidence', 'normalized_margin'],
-                                            items=oof.items, vocab=oof.vocab))
+                                            ids=oof.ids, vocab=oof.vocab))
     own = np.arange(N)[::-1].astype(float)
     assert list(interp.find_issues(score=own).index) == list(range(N))[::-1]
 
@@ -499,7 +499,7 @@ def test_csv_reads_back_whatever_the_values(digit_folder, tmp_path):
 
 def test_names_that_are_no_text_for_utf8_are_written(trained, tmp_path):
     interp = CleanInterpretation.from_learner(trained[0])
-    interp.vocab, interp.items = L(f'\udce9{i}' for i in range(10)), [f'\udcff{i}' for i in range(N)]
+    interp.vocab, interp.ids = L(f'\udce9{i}' for i in range(10)), [f'\udcff{i}' for i in range(N)]
     interp.find_issues()
     assert interp.health().index[0].startswith('\udce9') and interp.top_pairs().given[0].startswith('\udce9')
     back = pd.read_csv(interp.to_csv(tmp_path/'a.csv'))

@@ -44,7 +44,7 @@ def test_table_equals_cleanlab_for_every_filter_and_score(seed, c, filter_by, sc
 def test_table_is_sorted_complete_and_keeps_positions(seed, c, score):
     labels, probs = case(seed, c=c)
     names = [f'class {i}' for i in range(c)]
-    df = find_issues(labels, probs, score=score, vocab=names, items=[f'item {i}' for i in range(len(labels))])
+    df = find_issues(labels, probs, score=score, vocab=names, ids=[f'item {i}' for i in range(len(labels))])
     assert df.label_quality.is_monotonic_increasing and sorted(df.index) == list(range(len(labels)))
     assert list(df.columns) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
     assert all(df.item == [f'item {i}' for i in df.index])
@@ -130,7 +130,7 @@ BAD_OPTIONS = [
     (list('wxyz')*15, PROBS, {}, TypeError, 'vocab='),
     (LABELS, PROBS, dict(vocab=list('wxy')), ValueError, '4 columns'),
     (LABELS, PROBS, dict(vocab=list('wxyy')), ValueError, '3 different names in 4'),
-    (LABELS, PROBS, dict(items=['a']), ValueError, 'items has 1 names for 60'),
+    (LABELS, PROBS, dict(ids=['a']), ValueError, 'items has 1 names for 60'),
     (LABELS, PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
     (LABELS, PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
     ([2**70, *LABELS[1:]], PROBS, {}, ValueError, 'labels has 1 values outside the vocab, first 4 at position 0'),
@@ -175,5 +175,5 @@ def test_bad_input_is_named_by_every_function():
 
 def test_names_that_are_no_text_for_utf8_are_kept():
     names, (labels, probs) = ['a', 'b\udcff', '<b>', ''], case(0)
-    df = find_issues(labels, probs, vocab=names, items=[f'\udcff{i}' for i in range(60)])
+    df = find_issues(labels, probs, vocab=names, ids=[f'\udcff{i}' for i in range(60)])
     assert df.item.sort_index()[7] == '\udcff7' and set(df.given) == set(names)

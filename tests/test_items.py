@@ -15,7 +15,7 @@ from fastai.torch_basics import Transform
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, TensorDataset, WeightedRandomSampler
 
-from fastai_clean.dynamics.items import BatchItems
+from fastai_clean.data.batch_items import BatchItems
 
 N = 23
 

@@ -22,8 +22,8 @@ from test_replay import by_hand, gradual, state_after
 from torch import nn
 
 from fastai_clean.all import ConfidentLearningCallback
-from fastai_clean.oof import parallel
-from fastai_clean.oof.parallel import dumps, loads
+from fastai_clean.oof import workers as parallel
+from fastai_clean.oof.workers import dumps, loads
 
 N = 60
 
@@ -144,7 +144,7 @@ def test_oof_preds_of_a_trained_learner_warns_as_the_callback_does():
 def test_no_more_processes_are_started_than_there_are_folds(monkeypatch):
     import joblib
     asked, parallel = [], joblib.Parallel
-    monkeypatch.setattr('fastai_clean.oof.parallel.Parallel', lambda n, **kw: asked.append(n) or parallel(n, **kw))
+    monkeypatch.setattr('fastai_clean.oof.workers.Parallel', lambda n, **kw: asked.append(n) or parallel(n, **kw))
     learn = tiny_learn(digit_dls(range(N), range(N, 80)))
     learn.oof_preds(lambda o: o.fit(1), n_folds=2, n_jobs=np.int64(12))
     assert asked == [2] and learn.oof.done.all()

@@ -32,7 +32,7 @@ def test_saving_over_something_else_is_refused(tmp_path):
     assert (tmp_path/'mine'/'thesis.txt').read_text() == 'years'
     path = oof().save(tmp_path/'oof')
     with pytest.raises(FileExistsError, match='overwrite=True'): oof().save(path)
-    oof(items=['x', 'y', 'z']).save(path, overwrite=True)
+    oof(ids=['x', 'y', 'z']).save(path, overwrite=True)
     assert OutOfFold.load(path).items == ['x', 'y', 'z']
 
 
@@ -40,7 +40,7 @@ def test_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     path = oof().save(tmp_path/'oof')
     def full(*_, **__): raise OSError('disk full')
     monkeypatch.setattr(np, 'save', full)
-    with pytest.raises(OSError): oof(items=list('xyz')).save(path, overwrite=True)
+    with pytest.raises(OSError): oof(ids=list('xyz')).save(path, overwrite=True)
     with pytest.raises(OSError): oof().save(tmp_path/'other')
     monkeypatch.undo()
     assert OutOfFold.load(path).items == oof().items and [o.name for o in tmp_path.iterdir()] == ['oof']
@@ -61,7 +61,7 @@ def test_vocab_that_json_cannot_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('kw, match', [
-    (dict(items=['a']), 'items has length 1'), (dict(fold=[0]), 'fold has length 1'), (dict(vocab=['a']), 'vocab')])
+    (dict(ids=['a']), 'items has length 1'), (dict(fold=[0]), 'fold has length 1'), (dict(vocab=['a']), 'vocab')])
 def test_lengths_that_do_not_fit_are_named(kw, match):
     with pytest.raises(ValueError, match=match): oof(**kw)
 
@@ -72,7 +72,7 @@ def test_probabilities_made_elsewhere_are_checked_and_used():
     probs = np.full((40, 10), .01)
     probs[range(40), given] = .91
     probs[7] = np.eye(10)[(given[7] + 1) % 10]
-    learn.oof = OutOfFold.from_arrays(given, probs, items=range(40), vocab=range(10))
+    learn.oof = OutOfFold.from_arrays(given, probs, ids=range(40), vocab=range(10))
     assert CleanInterpretation.from_learner(learn).noisy_idxs().tolist() == [7]
     with pytest.raises(ValueError, match='sum'): OutOfFold.from_arrays(given, probs*2)
     with pytest.raises(TypeError, match='oof is a str'): learn.oof = 'path'

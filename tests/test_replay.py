@@ -16,7 +16,7 @@ from fastai.optimizer import SGD, OptimWrapper, RMSProp, ranger
 from fastai.text.models.awdlstm import AWD_LSTM
 
 from fastai_clean.all import ConfidentLearningCallback, fold_numbers
-from fastai_clean.oof.replay import copy_model
+from fastai_clean.oof.fit import copy_model
 
 N, VALID = 120, range(120, 150)
 

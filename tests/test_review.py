@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from fastai_clean.folds import item_ids, labels_of
+from fastai_clean.data import ids_of, labels_of
 from fastai_clean.review import ACTIONS, ReviewSession
 
 CLASSES = ['cat', 'dog', 'owl']
@@ -34,7 +34,7 @@ HOSTILE = ['a\nb', 'nul\0', 'stray\udcff', 'x'*10_000, '<img src=x onerror=alert
            'NA']
 
 
-def table(n=6, items=None, **columns):
+def table(n=6, ids=None, **columns):
     "An issue table of `n` items; the worst is the last"
     items = [f'i{i}' for i in range(n)] if items is None else items
     n = len(items)
@@ -110,7 +110,7 @@ def test_any_interleaving_of_actions_and_undo_replays_to_the_model(steps, tmp_pa
 
 
 def test_records_are_synced_before_an_action_returns_and_under_512_bytes(tmp_path, monkeypatch):
-    session, synced = opened(tmp_path, issues=table(items=['é'*40 + str(i) for i in range(300)])), []
+    session, synced = opened(tmp_path, issues=table(ids=['é'*40 + str(i) for i in range(300)])), []
     real = os.fdatasync
     monkeypatch.setattr(os, 'fdatasync', lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
     session.note(list(session.issues.id), 'ü'*100)
@@ -166,7 +166,7 @@ def test_a_disk_that_takes_half_a_record_is_reported_and_survived(tmp_path, monk
 def test_a_journal_torn_at_every_byte_opens_and_takes_the_next_record(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fdatasync', lambda fd: None)
     monkeypatch.setattr(os, 'fsync', lambda fd: None)
-    issues = table(items=[f'{i}' + 'x'*80 for i in range(5)])
+    issues = table(ids=[f'{i}' + 'x'*80 for i in range(5)])
     session, ends = opened(tmp_path, issues=issues), []
     ids = list(session.issues.id)
     states = [{}]
@@ -213,7 +213,7 @@ def test_actions_of_a_newer_version_are_skipped_with_a_warning(tmp_path):
 
 
 def test_a_batch_without_its_last_part_is_not_in_force_and_not_undone(tmp_path):
-    issues = table(items=[f'{i}' + 'x'*60 for i in range(30)])
+    issues = table(ids=[f'{i}' + 'x'*60 for i in range(30)])
     session = opened(tmp_path, issues=issues)
     session.keep(session.issues.id[0])
     session.delete(session.issues.id)
@@ -372,7 +372,7 @@ def test_hostile_items_and_labels_are_reviewed_and_the_same_from_a_csv(tmp_path)
 
 
 def test_a_csv_of_numbers_is_the_same_review(tmp_path):
-    df = table(12, items=range(12)).assign(given=np.arange(12), predicted=3)
+    df = table(12, ids=range(12)).assign(given=np.arange(12), predicted=3)
     opened(tmp_path, issues=df).relabel('2', 11)
     df.to_csv(tmp_path/'issues.csv')
     session = opened(tmp_path, issues=str(tmp_path/'issues.csv'))
@@ -521,7 +521,7 @@ def learner_and_session(tmp_path, labels, kind):
         got = labels_of(dl)
         vocab = got.vocab or range(10)
         given = [vocab[o] for o in got.targets]
-        parts.append(table(items=item_ids(dl.dataset, learn.path)).assign(set=name, given=given, predicted=given))
+        parts.append(table(ids=ids_of(dl.dataset, learn.path)).assign(set=name, given=given, predicted=given))
     vocab = labels_of(learn.dls.train).vocab or range(10)
     return learn, opened(tmp_path, issues=pd.concat(parts), vocab=vocab)
 
@@ -533,18 +533,18 @@ def test_apply_dls_relabels_and_leaves_out_in_both_sets(kind, tmp_path, digit_fo
     learn, session = learner_and_session(tmp_path, DIGITS.target, digit_folder if kind in ('images', 'df') else kind)
     expected = {}
     for name, dl in zip(('train', 'valid'), learn.dls.loaders):
-        ids, got = item_ids(dl.dataset, learn.path), labels_of(dl)
+        ids, got = ids_of(dl.dataset, learn.path), labels_of(dl)
         vocab = list(got.vocab or range(10))
         new = [(o + 1) % len(vocab) if i in (2, 5) else o for i, o in enumerate(got.targets.tolist())]
         for i in (2, 5): session.relabel(f'{name}:{ids[i]}', vocab[new[i]])
         session.delete([f'{name}:{ids[i]}' for i in (0, 4)])
         expected[name] = [(o, new[i]) for i, o in enumerate(ids) if i not in (0, 4)]
-    before = [(item_ids(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
+    before = [(ids_of(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
     dls = session.apply_dls(learn)
-    def seen(dls): return {name: list(zip(item_ids(dl.dataset, learn.path), labels_of(dl).targets.tolist()))
+    def seen(dls): return {name: list(zip(ids_of(dl.dataset, learn.path), labels_of(dl).targets.tolist()))
                            for name, dl in zip(('train', 'valid'), dls.loaders)}
     assert seen(dls) == expected
-    assert before == [(item_ids(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
+    assert before == [(ids_of(o.dataset, learn.path), labels_of(o).targets.tolist()) for o in learn.dls.loaders]
     xs, ys = zip(*[(b[0], b[-1]) for b in dls.valid])
     assert sorted(torch.cat([o.flatten() for o in ys]).tolist()) == sorted(o for _, o in expected['valid'])
     again = SimpleNamespace(dls=dls, path=learn.path)
@@ -558,7 +558,7 @@ def test_apply_dls_still_gives_labelled_test_loaders(tmp_path, digit_folder):
     for kind in ('df', 'images'):
         (tmp_path/kind).mkdir()
         learn, session = learner_and_session(tmp_path/kind, DIGITS.target, digit_folder)
-        first = item_ids(learn.dls.train.dataset, learn.path)[0]
+        first = ids_of(learn.dls.train.dataset, learn.path)[0]
         session.relabel(f'train:{first}', learn.dls.vocab[0])
         dls = session.apply_dls(learn)
         items = df[50:60] if kind == 'df' else [root/o for o in df.path[50:60]]
@@ -569,7 +569,7 @@ def test_apply_dls_still_gives_labelled_test_loaders(tmp_path, digit_folder):
 def test_apply_dls_trains_and_refuses_other_data(tmp_path):
     learn = tiny_learn(digit_dls(range(30), range(30, 40)))
     other = tiny_learn(digit_dls(range(40, 70), range(30, 40)))
-    issues = table(items=[str(i) for i in range(30)]).assign(given=DIGITS.target[:30], predicted=0)
+    issues = table(ids=[str(i) for i in range(30)]).assign(given=DIGITS.target[:30], predicted=0)
     session = opened(tmp_path, issues=issues, vocab=range(10))
     session.delete([str(i) for i in range(20)])
     dls = session.apply_dls(learn)
@@ -592,7 +592,7 @@ def source(tmp_path):
     for o in items:
         (root/o).parent.mkdir(parents=True, exist_ok=True)
         (root/o).write_text(o)
-    return root, opened(tmp_path, issues=table(items=items))
+    return root, opened(tmp_path, issues=table(ids=items))
 
 
 def tree(root): return {o.relative_to(root).as_posix(): o.read_text() for o in root.rglob('*') if o.is_file()}
@@ -632,7 +632,7 @@ def test_apply_folder_stays_in_the_target_whatever_the_label(tmp_path):
     root.mkdir()
     names = [f'{i}.png' for i in range(len(HOSTILE))]
     for o in names: (root/o).write_text(o)
-    session = opened(tmp_path, issues=table(items=names).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA'))
+    session = opened(tmp_path, issues=table(ids=names).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA'))
     before = {o for o in tmp_path.rglob('*')}
     target = session.apply_folder(root, tmp_path/'deep'/'new')
     made = tree(target)
@@ -654,7 +654,7 @@ def test_apply_folder_takes_no_file_outside_of_the_source(item, error, tmp_path)
     for o in (outside/'secret.png', tmp_path/'secret.png', root/'fine.png'): o.write_text('secret')
     (root/'link.png').symlink_to(outside/'secret.png')
     (root/'folder').symlink_to(outside)
-    session = opened(tmp_path, issues=table(items=['fine.png', item]))
+    session = opened(tmp_path, issues=table(ids=['fine.png', item]))
     with pytest.raises(error, match='source'): session.apply_folder(root, tmp_path/'new')
     assert not (tmp_path/'new').exists() and len(list(tmp_path.iterdir())) == 4
 

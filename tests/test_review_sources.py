@@ -26,7 +26,7 @@ from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 from fastai_clean.app import launch
-from fastai_clean.folds import item_ids, labels_of
+from fastai_clean.data import ids_of, labels_of
 from fastai_clean.review import ReviewSession
 from fastai_clean.widgets import Cleaner
 
@@ -101,7 +101,7 @@ def image_source(root, kind):
     if kind != 'test set':
         interp = CleanInterpretation.from_learner(learn)
         data = df if kind == 'frame' else df.set_index('path')
-        return Source(learn, interp, image_learner, data.loc[interp.items], df[['path', 'label']],
+        return Source(learn, interp, image_learner, data.loc[interp.ids], df[['path', 'label']],
                       None if kind == 'frame' else 'path', root)
     test = write_images(root, 'test', N_TEST, skip=N//len(CLASSES))
     dl = learn.dls.test_dl(sorted(get_image_files(root/'test')), with_labels=True)
@@ -119,7 +119,7 @@ def text_source(_, kind):
     learn = trained(text_learner, dls, 12, 5e-2)
     interp = CleanInterpretation.from_learner(learn)
     data = df.assign(true=true, shown=text)
-    return Source(learn, interp, text_learner, data.loc[interp.items], df)
+    return Source(learn, interp, text_learner, data.loc[interp.ids], df)
 
 
 def table_source(root, kind):
@@ -136,7 +136,7 @@ def table_source(root, kind):
     interp = CleanInterpretation.from_learner(learn)
     shown = [f'kind: {k}\nnum: {x:.5g}\nserial: {i}' for k, x, i in zip(df.kind, df.num, df.serial)]
     data = df.assign(true=true, shown=shown).set_index(df.index.map(str))
-    return Source(learn, interp, new_learner, data.loc[interp.items], df)
+    return Source(learn, interp, new_learner, data.loc[interp.ids], df)
 
 
 @pytest.fixture(scope='module', params=SOURCES)
@@ -288,7 +288,7 @@ VIEWS = {'anywidget': decide_in_messages, 'ipywidgets': decide_in_fallback, 'app
 def labels_in(dl, learn):
     "Item -> label of a DataLoader, in its data set's order"
     got = labels_of(dl)
-    return dict(zip(item_ids(dl.dataset, learn.path), [got.vocab[i] for i in got.targets]))
+    return dict(zip(ids_of(dl.dataset, learn.path), [got.vocab[i] for i in got.targets]))
 
 
 def files(root): return {o.relative_to(root).as_posix(): o.read_bytes() for o in root.rglob('*') if o.is_file()}
@@ -331,8 +331,8 @@ def check_loaders(source, session, right):
     fresh.fit(1)
     assert np.isfinite(fresh.recorder.values[-1]).all() and fresh.train_iter == len(batches)
     with pytest.warns(UserWarning, match='in-sample'): interp = CleanInterpretation.from_learner(fresh, ds_idx=0)
-    assert dict(zip(interp.items, [interp.vocab[i] for i in interp.given])) == right
-    for i, item in enumerate(interp.items): check_shown(source, item, interp.shown(i))
+    assert dict(zip(interp.ids, [interp.vocab[i] for i in interp.given])) == right
+    for i, item in enumerate(interp.ids): check_shown(source, item, interp.shown(i))
 
 
 def check_test_set(source, session, right, target):

@@ -16,8 +16,8 @@ from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
 
 from fastai_clean.callbacks import ConfidentLearningCallback, CoTeachingCallback, SoftPseudoLabelCallback
-from fastai_clean.folds import labels_of
-from fastai_clean.robust import STRATEGIES
+from fastai_clean.data import labels_of
+from fastai_clean.learner import STRATEGIES
 
 N = 500
 LABELS, WRONG = plant(DIGITS.target[:N], .3)

@@ -23,12 +23,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastai_clean.callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
-from fastai_clean.dynamics.items import BatchItems
-from fastai_clean.folds import item_ids
+from fastai_clean.data.batch_items import BatchItems
+from fastai_clean.data import ids_of
 from fastai_clean.interpret import CleanInterpretation
 from fastai_clean.losses import GeneralizedCrossEntropy
 from fastai_clean.oof import OutOfFold
-from fastai_clean.soft import SoftLoss, soft_targets
+from fastai_clean.losses import SoftLoss, soft_targets
 
 WEIGHT = torch.tensor([.5, 1., 2., 3.])
 
@@ -128,9 +128,9 @@ def digits(**kw): return tiny_learn(digit_dls(range(80), range(80, 100), LABELS,
 
 def known(learn, seed=0, labels=None, c=10):
     "An OutOfFold of the learner's training set whose probabilities are random"
-    ids = item_ids(learn.dls.train_ds, learn.path)
+    ids = ids_of(learn.dls.train_ds, learn.path)
     labels = np.array([int(o[-1]) for o in learn.dls.train_ds]) if labels is None else labels
-    return OutOfFold(np.random.default_rng(seed).dirichlet(np.ones(c), len(ids)), labels, items=ids,
+    return OutOfFold(np.random.default_rng(seed).dirichlet(np.ones(c), len(ids)), labels, ids=ids,
                      vocab=list(learn.dls.vocab) if hasattr(learn.dls, 'vocab') else None)
 
 
@@ -169,12 +169,12 @@ def test_ids_in_any_order_and_classes_by_name_are_matched():
     learn = digits()
     oof = known(learn)
     order = np.random.default_rng(1).permutation(80)
-    shuffled = OutOfFold(oof.pred_probs[order][:, ::-1], 9 - oof.targets[order], items=[oof.items[i] for i in order],
+    shuffled = OutOfFold(oof.pred_probs[order][:, ::-1], 9 - oof.targets[order], ids=[oof.ids[i] for i in order],
                          vocab=list(oof.vocab)[::-1])
     a, b = (SoftPseudoLabelCallback(o, which='all') for o in (oof, shuffled))
     for cb in (a, b): digits().fit(1, cbs=cb)
     assert torch.equal(a._targets, b._targets)
-    some = SoftPseudoLabelCallback((oof.items[:5], oof.pred_probs[:5]), which='all')
+    some = SoftPseudoLabelCallback((oof.ids[:5], oof.pred_probs[:5]), which='all')
     digits().fit(1, cbs=some)
     assert some.n_soft == 5
 
@@ -213,7 +213,7 @@ def test_nothing_softened_is_told_with_the_reason(capsys):
     learn.fit(1, cbs=SoftPseudoLabelCallback(known(learn), threshold=1., which='confident'))
     assert 'the 80 items have a confidence of at most 0.' in capsys.readouterr().out
     oof = known(learn)
-    sure = OutOfFold(np.eye(10)[oof.targets], oof.targets, items=oof.items, vocab=oof.vocab)
+    sure = OutOfFold(np.eye(10)[oof.targets], oof.targets, ids=oof.ids, vocab=oof.vocab)
     quiet_one = digits()
     with quiet_one.no_logging(): quiet_one.fit(1, cbs=SoftPseudoLabelCallback(sure))
     assert capsys.readouterr().out == ''
@@ -228,7 +228,7 @@ def test_hard_targets_alone_train_as_without():
         learn.dls.train.rng.seed(0)
         learn.fit(2, cbs=cb)
         return learn.model.state_dict(), learn.recorder.values
-    sure = OutOfFold(np.eye(10)[LABELS[:80]], LABELS[:80], items=[str(i) for i in range(80)], vocab=list(range(10)))
+    sure = OutOfFold(np.eye(10)[LABELS[:80]], LABELS[:80], ids=[str(i) for i in range(80)], vocab=list(range(10)))
     (a, values), (b, same) = weights(None), weights(SoftPseudoLabelCallback(sure))
     assert all(torch.equal(a[k], b[k]) for k in a) and values == same
     c, _ = weights(SoftPseudoLabelCallback(sure, which='all'))
@@ -245,7 +245,7 @@ def test_class_weights_divide_every_batch_alike_where_some_have_no_softened_item
         def after_loss(self):
             if self.training: seen.append((learn.pred.detach().clone(), self.y.clone(), float(learn.loss)))
     oof = known(learn)
-    one = (oof.items[:1], np.eye(10)[oof.targets[:1]])
+    one = (oof.ids[:1], np.eye(10)[oof.targets[:1]])
     learn.fit(1, cbs=[SoftPseudoLabelCallback(one, which='all'), Look()])
     for pred, y, loss in seen:
         want = F.cross_entropy(pred, torch.as_tensor(y), weight=weight, reduction='none').mean()
@@ -304,10 +304,10 @@ def test_text_and_tables_train_and_their_items_line_up():
     for o in (learn, table):
         vocab = o.dls.vocab[-1] if isinstance(o.dls.vocab[0], list) else list(o.dls.vocab)
         n = len(o.dls.train_ds)
-        ids = item_ids(o.dls.train_ds, o.path)
+        ids = ids_of(o.dls.train_ds, o.path)
         probs = np.random.default_rng(0).dirichlet(np.ones(2), n)
         watch = Watch()
-        o.fit(1, cbs=[SoftPseudoLabelCallback(OutOfFold(probs, np.zeros(n, int), items=ids, vocab=vocab), which='all'),
+        o.fit(1, cbs=[SoftPseudoLabelCallback(OutOfFold(probs, np.zeros(n, int), ids=ids, vocab=vocab), which='all'),
                       watch])
         for training, idxs, yb, _ in watch.seen:
             if training: np.testing.assert_allclose(yb[0], probs[idxs], atol=1e-6)

@@ -23,7 +23,7 @@ from fastai_clean.all import (
     label_quality,
     noise_matrix,
 )
-from fastai_clean.checks import check_labels_probs
+from fastai_clean.issues.checks import check_labels_probs
 from fastai_clean.issues import stream, stream_filters
 
 CASES, PARTS = int(os.environ.get('PARITY_CASES', 300)), 10
@@ -137,7 +137,7 @@ def both_ways(f, monkeypatch):
 def test_find_issues_is_the_same_streamed(filter_by, score, monkeypatch):
     labels, probs = case(3, 300, sharp=.3)
     names, items = list('wxyz'), [f'item {i}' for i in range(300)]
-    small, streamed = both_ways(lambda: find_issues(labels, probs, filter_by, score, vocab=names, items=items),
+    small, streamed = both_ways(lambda: find_issues(labels, probs, filter_by, score, vocab=names, ids=items),
                                 monkeypatch)
     assert 10 < small.is_issue.sum() < 200
     pd.testing.assert_frame_equal(small, streamed, check_exact=True)

@@ -17,7 +17,7 @@ from fastai_clean.callbacks import (
     SoftPseudoLabelCallback,
     TrainingDynamicsCallback,
 )
-from fastai_clean.soft import soft_targets
+from fastai_clean.losses import soft_targets
 
 
 class Soft(Callback):

@@ -110,7 +110,7 @@ def test_planted_errors_rank_far_above_chance(kind, all_learned):
     interp = CleanInterpretation.from_learner(learn)
     table = interp.issues.sort_index()
     assert average_precision_score(wrong, -table.label_quality) > 3.5*wrong.mean()
-    assert list(table.item) == learn.oof.items and 0 < table.is_issue.sum() < len(wrong)/2
+    assert list(table.item) == learn.oof.ids and 0 < table.is_issue.sum() < len(wrong)/2
 
 
 @KINDS
@@ -222,7 +222,7 @@ def test_pictures_of_masks_show_image_and_both_masks(all_learned):
 
 
 def test_large_masks_are_averaged_over_squares(all_learned, monkeypatch):
-    monkeypatch.setattr('fastai_clean.folds.predictions.MAX_MASK_VALUES', 50*2*8*8)
+    monkeypatch.setattr('fastai_clean.data.predict.MAX_MASK_VALUES', 50*2*8*8)
     learn, wrong = learned('segmentation')
     assert learn.oof.pred_probs.shape == (50, 2, 8, 8) and learn.oof.targets.shape == (50, 8, 8)
     full = all_learned['segmentation'][0].oof

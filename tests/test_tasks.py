@@ -79,7 +79,7 @@ def test_class_table_equals_cleanlab_per_class(seed, score):
 def test_multilabel_table_is_sorted_complete_and_named():
     labels, probs, _ = tags(0)
     names = ['<b>', '$x$', 'a b', 'ü']
-    df = find_multilabel_issues(labels, probs, vocab=names, items=[f'item {i}' for i in range(80)], threshold=.7)
+    df = find_multilabel_issues(labels, probs, vocab=names, ids=[f'item {i}' for i in range(80)], threshold=.7)
     assert list(df.columns) == [*COLUMNS, 'worst_class', 'n_classes_flagged']
     assert df.label_quality.is_monotonic_increasing and sorted(df.index) == list(range(80)) and df.is_issue.any()
     assert all(df.item == [f'item {i}' for i in df.index])
@@ -164,7 +164,7 @@ def broken(a, at, value):
     (TAGS, broken(TAG_PROBS, (5, 1), -2), {}, ValueError, '1 rows outside 0..1, first row 5 with values from -2'),
     (TAGS, TAG_PROBS, dict(vocab=list('wxy')), ValueError, 'pred_probs has 4 classes'),
     (TAGS, TAG_PROBS, dict(vocab=list('wxyy')), ValueError, '3 different names in 4'),
-    (TAGS, TAG_PROBS, dict(items=['a']), ValueError, 'items has 1 names for 80'),
+    (TAGS, TAG_PROBS, dict(ids=['a']), ValueError, 'items has 1 names for 80'),
     (TAGS, TAG_PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
     (TAGS, TAG_PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
     (TAGS, TAG_PROBS, dict(num_to_remove_per_class=[1]), ValueError, 'num_to_remove_per_class has 1 numbers for 4'),
@@ -277,7 +277,7 @@ NUMBERS, PREDICTED, _ = numbers(1, 12)
     (NUMBERS[:3], PREDICTED[:3], dict(score='outre'), ValueError, "takes 4 to 10,000 items, but there are 3: pass"),
     (np.ones(10_001), np.ones(10_001), dict(score='outre'), ValueError, "10,001: pass score='residual'"),
     (NUMBERS, PREDICTED, dict(threshold=2), ValueError, 'threshold is 2'),
-    (NUMBERS, PREDICTED, dict(items=['a']), ValueError, 'items has 1 names for 12'),
+    (NUMBERS, PREDICTED, dict(ids=['a']), ValueError, 'items has 1 names for 12'),
     (NUMBERS, PREDICTED, dict(names=['a', 'b']), ValueError, 'names has 2 names for 1 outputs'),
 ])
 def test_bad_regression_input_is_named(targets, predictions, kw, error, match):
@@ -331,7 +331,7 @@ def test_planted_mask_errors_are_found(seed):
 
 def test_commonest_classes_of_the_flagged_pixels_are_named():
     labels, probs = masks(0)
-    df = find_segmentation_issues(labels, probs, vocab=['ground', '<b>', '$c$'], items=[f'i{i}' for i in range(30)])
+    df = find_segmentation_issues(labels, probs, vocab=['ground', '<b>', '$c$'], ids=[f'i{i}' for i in range(30)])
     assert list(df.loc[0, ['item', 'given', 'predicted']]) == ['i0', 'ground', '$c$']
     assert list(df.loc[1, ['given', 'predicted']]) == ['<b>', '$c$']
     bad = segmentation_pixel_issues(labels, probs)[1]
@@ -397,7 +397,7 @@ MASKS, MASK_PROBS = masks(1, n=3)
     ((MASKS == 1)*255, MASK_PROBS, {}, ValueError, r'outside 0..2, first 255, and beside them only \[0\]: masks of 0'),
     (MASKS, MASK_PROBS, dict(score='loss'), ValueError, "score is 'loss': choose one of softmin"),
     (MASKS, MASK_PROBS, dict(vocab=['a']), ValueError, 'vocab has 1 different names in 1, but pred_probs has 3'),
-    (MASKS, MASK_PROBS, dict(items=['a']), ValueError, 'items has 1 names for 3'),
+    (MASKS, MASK_PROBS, dict(ids=['a']), ValueError, 'items has 1 names for 3'),
     (MASKS, MASK_PROBS, dict(min_area=5), ValueError, 'min_area is 5'),
 ])
 def test_bad_masks_are_named(labels, probs, kw, error, match):

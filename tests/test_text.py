@@ -34,7 +34,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from fastai_clean import download
+from fastai_clean import datasets as download
 from fastai_clean.all import (
     CleanInterpretation,
     ConfidentLearningCallback,

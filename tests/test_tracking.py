@@ -26,7 +26,7 @@ from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
-from fastai_clean.tracking import CleanWandbCallback, fold_summary, log_interpretation
+from fastai_clean.callbacks.wandb import CleanWandbCallback, fold_summary, log_interpretation
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = '<img src=x onerror=alert(1)> ![a](http://e) $\\frac{1}$ \x00 \ud800 =1+1'
@@ -287,7 +287,7 @@ def test_probabilities_made_elsewhere_are_logged_without_folds(tmp_path, clean):
         order = ConfidentLearningCallback.order
         def after_fit(self):
             oof = clean.oof
-            self.learn.oof = OutOfFold(oof.pred_probs, oof.targets, items=oof.items, vocab=oof.vocab)
+            self.learn.oof = OutOfFold(oof.pred_probs, oof.targets, ids=oof.ids, vocab=oof.vocab)
     learn.fit(1, cbs=[Sets(), cb := CleanWandbCallback()])
     cb.finish()
     [run], folds = read_runs(tmp_path)
@@ -370,7 +370,7 @@ importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: 
     name, [{str(tmp_path)!r}] if name == 'wandb' else path, target)
 sys.path.append({str(Path(__file__).parent)!r})
 import conftest
-from fastai_clean.tracking import CleanWandbCallback
+from fastai_clean.callbacks.wandb import CleanWandbCallback
 conftest.tiny_learn(conftest.digit_dls(range(40), range(40, 50))).fit(1, cbs=CleanWandbCallback())
 assert 'wandb' not in sys.modules
 import wandb

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
-from fastai_clean.vision import data as vision_data
+from fastai_clean import datasets as vision_data
 from fastai_clean.vision import (
     gradual_unfreeze,
     imagenette_dls,
@@ -30,7 +30,7 @@ from fastai_clean.vision import (
     noisy_imagenette,
     noisy_mnist,
 )
-from fastai_clean.vision import learners as vision_learners
+from fastai_clean import vision as vision_learners
 
 LEVELS = 0, 1, 5, 25, 50
 CLASSES = ['n01440764', 'n02102040', 'n02979186']

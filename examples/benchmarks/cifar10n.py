@@ -75,7 +75,7 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
     learn = make_learner(df, images, column, bs, seed)
     seconds_oof = timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed, tta=tta))
     interp = CleanInterpretation.from_learner(learn)
-    train = df.iloc[[int(o) for o in interp.items]]
+    train = df.iloc[[int(o) for o in interp.ids]]
     wrong = (train[column] != train.true).to_numpy()
 
     def in_order(table, name): return table.sort_index()[name].to_numpy()

@@ -8,8 +8,6 @@ from PIL import Image, ImageOps
 
 from .text import MAX_NAME, MAX_REASON, plain, unmarked
 
-__all__ = ['card', 'label_buttons', 'picture']
-
 DONE = {'keep': 'Kept as given', 'delete': 'Deleted', 'unsure': 'Unsure', 'relabel': 'Relabelled'}
 KEYS = {'keep': 'K', 'delete': 'D', 'unsure': 'N'}
 MAX_LABELS, MAX_NOTE, PIXELS, LEAST = 9, 200, 320, 160

@@ -6,8 +6,6 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from .text import MAX_REASON, plain
 
-__all__ = ['Clicks', 'clicks_of']
-
 
 class Clicks:
     """The clicks of one tab: `later` is the callback of its buttons, `do_all` comes first in whatever draws.

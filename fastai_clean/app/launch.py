@@ -9,8 +9,6 @@ from pathlib import Path
 from ..review import ReviewSession
 from .tables import read_issues
 
-__all__ = ['main', 'opened']
-
 SCRIPT = Path(__file__).with_name('script.py')
 FLAGS = ('--server.headless=true', '--server.address=127.0.0.1', '--server.allowedHosts=127.0.0.1',
          '--server.allowedHosts=localhost', '--server.enableCORS=true', '--server.enableXsrfProtection=true',

@@ -10,8 +10,6 @@ from .predict import predict_page
 from .progress import progress
 from .text import MAX_NAME, plain
 
-__all__ = ['show']
-
 ORDERS = {'Likeliest wrong first': None, 'Surest prediction first': 'confidence', 'By given label': 'given'}
 DECISIONS = 'All', 'Undecided', 'Decided', 'Unsure'
 SIZES, SECONDS = (1, 6, 12, 24, 48), 2

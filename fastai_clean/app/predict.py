@@ -6,8 +6,6 @@ import streamlit as st
 
 from .text import MAX_NAME, plain
 
-__all__ = ['predict_page', 'predict_text']
-
 PICKLE = ('Loading a Learner runs whatever code its file holds: it is a pickle. Load it only where you made it, or '
           'trust who did.')
 LOCK, MAX_CHARS, MAX_CLASSES = Lock(), 5000, 20

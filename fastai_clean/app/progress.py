@@ -3,8 +3,6 @@ import streamlit as st
 
 from .text import MAX_NAME, plain
 
-__all__ = ['progress']
-
 
 def progress(
     session,  # The ReviewSession

@@ -5,8 +5,6 @@ import re
 import numpy as np
 import pandas as pd
 
-__all__ = ['read_issues']
-
 SEED = ['position', 'id', 'text', 'label', 'hashtags', 'prediction', 'confidence']
 NAMES = 'item', 'path', 'id', 'name', 'fname', 'file', 'filename', 'image', 'text'
 
@@ -22,7 +20,7 @@ def read_issues(
     Raises ValueError where columns are missing, none names the items, or a confidence is no number from 0 to 1."""
     with open(path, encoding='utf-8-sig', errors='backslashreplace', newline='') as f: first = next(csv.reader(f), [])
     seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
-    if not seed and {'item', 'given', 'predicted'} <= {*first}: return path
+    if not seed and {'given', 'predicted'} < {*first} and {'item', 'id'} & {*first}: return path
     df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig', encoding_errors='backslashreplace',
                      names=SEED if seed else first, header=None if seed else 0, index_col=False)
     if seed: label_column, id_column = 'label', 'id'

@@ -2,9 +2,7 @@
 import re
 import string
 
-from ..plots.names import neutral
-
-__all__ = ['plain', 'unmarked', 'MAX_NAME', 'MAX_REASON']
+from .._text import neutral
 
 MAX_TEXT, MAX_NAME, MAX_REASON = 2000, 60, 300
 

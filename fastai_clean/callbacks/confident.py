@@ -7,8 +7,7 @@ from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import store_attr
 
 from ..oof import FitRecord, make_engine, warn_of_training
-
-__all__ = ['ConfidentLearningCallback']
+from ..oof.result import oof_of
 
 _OPTIONS = 'n_folds splits seed act leave_out tta n_jobs cache_dir n_repeats average mode'.split()
 
@@ -74,7 +73,7 @@ class ConfidentLearningCallback(Callback):
     @property
     def oof(self):
         "The `OutOfFold` of the Learner this callback followed, or None"
-        return None if self.folds is None else self.folds.learn.oof
+        return None if self.folds is None else oof_of(self.folds.learn)
 
     def before_fit(self):
         "Note what the fit is, unless it is `lr_find` or `get_preds`"

@@ -9,12 +9,10 @@ from fastcore.basics import store_attr
 from fastcore.imports import noop
 from torch import nn
 
-from ..checks import check_opt_func
 from ..losses import check_number
+from ..oof.fit import check_opt_func
 from .elr import EarlyLearningRegularizationCallback, refuse
 from .restore import restored_on_error
-
-__all__ = ['CoTeachingCallback', 'small_losses']
 
 
 class CoTeachingCallback(Callback):

@@ -1,23 +1,21 @@
 "Training dynamics of every item, while a Learner trains as it always does"
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixHandler
 from fastai.callback.tracker import SaveModelCallback
-from fastai.learner import Learner
 from fastai.torch_core import no_random
 from fastcore.basics import store_attr
 from fastcore.imports import noop
 
-from ..checks import check_preds, infer_act, is_binary_loss
-from ..dynamics.history import Dynamics, margin
-from ..dynamics.items import BatchItems
-from ..folds import item_ids, labels_of
+from ..data import ids_of, labels_of
+from ..data.batch_items import BatchItems
+from ..data.labels import is_binary_loss
+from ..data.predict import check_preds, infer_act
+from ..dynamics import Dynamics, margin, set_dynamics
 from .restore import restored_on_error
-
-__all__ = ['TrainingDynamicsCallback']
 
 OWN_SHARE = .75
 
@@ -85,7 +83,7 @@ class TrainingDynamicsCallback(Callback):
                              "others: leave one of them out")
         with no_random():
             labels = labels_of(learn.dls.train, is_binary_loss(self._loss))
-            names = item_ids(learn.dls.train_ds, learn.path)
+            names = ids_of(learn.dls.train_ds, learn.path)
         if labels.task != 'classification':
             raise TypeError(f"TrainingDynamicsCallback needs one class an item, but these labels are of the task "
                             f"{labels.task}: use ConfidentLearningCallback")
@@ -181,8 +179,8 @@ class TrainingDynamicsCallback(Callback):
         vocab = self._labels.vocab or list(range(self._history.c))
         config = dict(n_epoch=list(self._epochs), model=type(self.learn.model).__name__, seed=self.seed,
                       threshold_samples=self.threshold_samples)
-        self._result = self.learn.dynamics = self._history.dynamics(self._labels.targets, items=self._names,
-                                                                    vocab=vocab, config=config)
+        self._result = self._history.dynamics(self._labels.targets, ids=self._names, vocab=vocab, config=config)
+        set_dynamics(self.learn, self._result)
 
 
 class _History:
@@ -224,7 +222,7 @@ class _History:
 
     def dynamics(self,
         targets,  # Given class indices (n,)
-        **kwargs,  # Passed to `Dynamics`: items, vocab, config
+        **kwargs,  # Passed to `Dynamics`: ids, vocab, config
     ):
         "The `Dynamics` of the closed epochs, or None where there are none"
         if not self.probs: return None
@@ -234,16 +232,3 @@ class _History:
         known = ((self.views > 0) & ~samples)[:, None] & (total > 0)
         probs = np.divide(probs, total, out=np.full_like(probs, np.nan), where=known)
         return Dynamics(np.stack(self.probs), np.stack(self.margins), probs, targets, samples, **kwargs)
-
-
-_dynamics = WeakKeyDictionary()
-
-
-def _set_dynamics(learn, value):
-    if value is None: _dynamics.pop(learn, None)
-    elif isinstance(value, Dynamics): _dynamics[learn] = value
-    else: raise TypeError(f"dynamics is a {type(value).__name__}: set Dynamics, for example Dynamics.load(path)")
-
-
-Learner.dynamics = property(_dynamics.get, _set_dynamics, doc="The `Dynamics` of the training set, or None; `export` "
-                                                              "leaves it out")

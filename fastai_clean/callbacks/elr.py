@@ -6,12 +6,10 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.imports import noop
 from torch.nn import functional as F
 
-from ..dynamics.items import BatchItems
-from ..folds import item_ids
+from ..data import ids_of
+from ..data.batch_items import BatchItems
 from ..losses import check_number
 from .restore import restored_on_error
-
-__all__ = ['EarlyLearningRegularizationCallback', 'refuse']
 
 
 class EarlyLearningRegularizationCallback(Callback):
@@ -51,7 +49,7 @@ class EarlyLearningRegularizationCallback(Callback):
         if hasattr(self.learn, 'lr_finder'): return
         dl = self.learn.dls.train
         if dl.dataset is not self._ds or self._of is not self.learn:
-            names = item_ids(dl.dataset, self.learn.path)
+            names = ids_of(dl.dataset, self.learn.path)
             if names != self._names or self._of is not self.learn: self.targets = None
             self._ds, self._names, self._of = dl.dataset, names, self.learn
         self._items = BatchItems(dl).start()

@@ -4,8 +4,6 @@ from weakref import WeakKeyDictionary
 from fastai.callback import core
 from fastai.learner import Learner
 
-__all__ = ['restored_on_error']
-
 CANCELS = tuple(getattr(core, o) for o in dir(core) if o.startswith('Cancel') and o.endswith('Exception'))
 _guards = WeakKeyDictionary()
 

@@ -7,13 +7,11 @@ import torch
 from fastcore.basics import store_attr
 from torch.nn import functional as F
 
-from ..checks import check_labels_probs
 from ..issues import find_issues, label_quality
+from ..issues.checks import check_labels_probs
+from ..losses import soft_targets
 from ..oof import OutOfFold
-from ..soft import soft_targets
 from .targets import TargetsCallback
-
-__all__ = ['ItemWeightsCallback', 'SoftPseudoLabelCallback']
 
 
 class SoftPseudoLabelCallback(TargetsCallback):
@@ -21,7 +19,7 @@ class SoftPseudoLabelCallback(TargetsCallback):
     Learner on the same training set: `learn2.fine_tune(5, cbs=SoftPseudoLabelCallback(learn.oof))`.
 
     Which items: 'issues', the label issues whose confidence is at least `threshold`; 'confident', all that are that
-    confident; 'all'. Items are matched by their names, see `folds.item_ids`; those without probabilities keep their
+    confident; 'all'. Items are matched by their names, see `folds.ids_of`; those without probabilities keep their
     labels. Works with MixUp, CutMix, label smoothing, class weights, mixed precision and every loss that can give one
     value an item. Fold Learners of `ConfidentLearningCallback` do without it, since the probabilities may have seen
     their fold. For the maths see `soft_targets`. `n_soft` is the number of softened items.
@@ -120,9 +118,9 @@ def _lined_up(source, ids, labels):
                          "ConfidentLearningCallback; a Learner that was copied or exported leaves it behind")
     if isinstance(source, (str, os.PathLike)): source = OutOfFold.load(source)
     vocab, flags = getattr(source, 'vocab', None), None
-    if isinstance(source, OutOfFold): names, probs = source.items, source.pred_probs
+    if isinstance(source, OutOfFold): names, probs = source.ids, source.pred_probs
     elif hasattr(source, 'issues') and hasattr(source, 'probs'):
-        names, probs = source.items, source.probs
+        names, probs = source.ids, source.probs
         flags = source.issues.is_issue.sort_index().to_numpy(dtype=bool)
     else:
         try: names, probs = source

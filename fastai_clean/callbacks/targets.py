@@ -5,12 +5,10 @@ from fastai.callback.mixup import MixHandler
 from fastai.imports import noop
 from fastai.torch_core import no_random
 
-from ..dynamics.items import BatchItems
-from ..folds import item_ids, labels_of
-from ..soft import SoftLoss
+from ..data import ids_of, labels_of
+from ..data.batch_items import BatchItems
+from ..losses import SoftLoss
 from .restore import restored_on_error
-
-__all__ = ['TargetsCallback']
 
 
 class TargetsCallback(Callback):
@@ -50,7 +48,7 @@ class TargetsCallback(Callback):
             raise TypeError(f"the training set's labels are of {labels.task}: {type(self).__name__} needs one class an "
                             "item")
         self._labels = labels
-        said = f'{type(self).__name__}: {self.setup(item_ids(dl.dataset, learn.path))}'
+        said = f'{type(self).__name__}: {self.setup(ids_of(dl.dataset, learn.path))}'
         if said != self._said and learn.logger is not noop and not hasattr(learn, 'lr_finder'): print(said)
         self._said = said
         self._items = BatchItems(dl).start()

@@ -10,8 +10,9 @@ from fastai.torch_core import no_random, to_cpu
 from fastcore.basics import detuplify
 from fastcore.foundation import L
 
-from ..checks import check_labels_probs, infer_act, is_binary_loss
-from ..folds import item_ids, labels_of, plain_dl, predict
+from ..data import ids_of, labels_of, plain_dl, predict
+from ..data.labels import is_binary_loss
+from ..data.predict import infer_act
 from ..issues import (
     apply_temperature,
     find_issues,
@@ -21,13 +22,13 @@ from ..issues import (
     fit_temperature,
     predicted_classes,
 )
+from ..issues.checks import check_labels_probs
+from ..oof.result import oof_of
 from ..review import ReviewSession
 from .outputs import Outputs
 from .pictures import Pictures
 from .sources import check_oof, with_dynamics
 from .tables import Tables
-
-__all__ = ['CleanInterpretation']
 
 IN_SAMPLE, HELD_OUT, OUT_OF_FOLD = 'in-sample', 'held-out', 'out-of-fold'
 
@@ -66,7 +67,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         self.predicted = _decode(self.probs, task)
         c = 0 if task == 'regression' else preds.shape[1]
         self.vocab = L(range(c) if vocab is None else vocab)
-        self.items = item_ids(dl.dataset, learn.path)
+        self.ids = ids_of(dl.dataset, learn.path)
         self.find_issues(filter_by, score)
 
     @property
@@ -107,7 +108,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         own = [i for i, o in enumerate(learn.dls.loaders) if dl is not None and dl.dataset is o.dataset]
         if own: ds_idx, dl = own[0], None
         if ds_idx is not None and -len(learn.dls.loaders) <= ds_idx < 0: ds_idx += len(learn.dls.loaders)
-        oof = learn.oof if dl is None and ds_idx in (None, 0) else None
+        oof = oof_of(learn) if dl is None and ds_idx in (None, 0) else None
         name = 'test set'
         if dl is None:
             if ds_idx is None: ds_idx = 0 if oof is not None else 1
@@ -118,13 +119,13 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
             name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
         labels = labels_of(dl, is_binary_loss(learn.loss_func))
         targs, vocab, task = labels
-        score = with_dynamics(learn, score, item_ids(dl.dataset, learn.path) if ds_idx == 0 else None)
+        score = with_dynamics(learn, score, ids_of(dl.dataset, learn.path) if ds_idx == 0 else None)
         kw = dict(vocab=vocab, task=task, filter_by=filter_by, score=score, calibrate=calibrate)
         dl = plain_dl(dl, like=learn.dls[1] if ds_idx == 0 and len(learn.dls.loaders) > 1 else None)
         how = {'data set': name, 'items': len(dl.dataset)}
         if oof is not None:
             if tta: raise ValueError("tta is for predictions made here: pass it to ConfidentLearningCallback instead")
-            check_oof(oof, labels, item_ids(dl.dataset, learn.path))
+            check_oof(oof, labels, ids_of(dl.dataset, learn.path))
             return cls(learn, dl, None, act, oof.pred_probs, oof.targets, **kw,
                        how={**oof.config, **how, 'probabilities': OUT_OF_FOLD})
         if ds_idx == 0:
@@ -155,7 +156,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         for name, dl in {**loaders, **tests}.items():
             where = dict(ds_idx=dl) if isinstance(dl, int) else dict(dl=dl)
             interp = cls.from_learner(learn, **where, **kwargs)
-            rows[name] = dict(items=len(interp.items), probabilities=interp.how['probabilities'],
+            rows[name] = dict(items=len(interp.ids), probabilities=interp.how['probabilities'],
                               agreement=interp.agreement, noise_rate=interp.noise_rate,
                               n_issues=len(interp.noisy_idxs()), worst_pairs=interp._worst())
         worst = pd.Series({name: o.pop('worst_pairs') for name, o in rows.items()}, dtype=object)
@@ -174,7 +175,7 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         f = {'classification': find_issues, 'multilabel': find_multilabel_issues,
              'regression': find_regression_issues, 'segmentation': find_segmentation_issues}[self.task]
         if self.task != 'regression': kwargs['vocab'] = list(self.vocab)
-        self.issues = f(self.given, self.probs, items=self.items, **kwargs)
+        self.issues = f(self.given, self.probs, ids=self.ids, **kwargs)
         self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate') if 'filter_by' in inspect.signature(
             f).parameters else None
         if self.audited is not None: self._join_audit()

@@ -4,8 +4,6 @@ import pandas as pd
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_score
 
-__all__ = ['METRICS', 'bootstrap_metrics']
-
 
 def _f1_macro(y, p): return f1_score(y, p, average='macro', zero_division=0)
 def _f1_micro(y, p): return f1_score(y, p, average='micro', zero_division=0)

@@ -1,23 +1,20 @@
 "The files of a CleanInterpretation"
 import csv
-import os
-import shutil
 from datetime import datetime
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 from fastai.tabular.core import Tabular
 from fastcore.xtras import is_listy
-from PIL import Image
 
-from .html import page
-from .show import decoded_frame, image_path, readable
-
-__all__ = ['Outputs']
+from .._files import free_path, write_file
+from .._images import small
+from .._text import as_text
+from ..data.show import decoded_frame, image_path, readable
+from .report import page
 
 FLATTERS = ('Probabilities are in-sample: the model has learned the wrong labels too, so it finds fewer of them than '
             'out-of-fold probabilities would.')
@@ -37,18 +34,18 @@ class Outputs:
     ) -> pd.DataFrame:
         """The worst items first: the columns of the data set's DataFrame, or path and label, then `predictions`,
         `confidence` (for regression none; `issues` is the full table, with what `audit` found) and, of texts and
-        tables, `item`, the label of the row; or `predictions_1` where the person has such a column. Several labels are
+        tables, `id`, the label of the row; or `predictions_1` where the person has such a column. Several labels are
         joined by ';'."""
         rows = self.issues[self.issues.is_issue] if only_issues else self.issues
         ds, items = self.dl.dataset, getattr(self.dl.dataset, 'items', None)
         if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
         elif isinstance(items, pd.DataFrame):
             df = items.iloc[rows.index].map(lambda o: readable(o) if is_listy(o) else o)
-        else: df = pd.DataFrame({'path': rows.item, 'label': _column(rows.given)}, dtype=object)
+        else: df = pd.DataFrame({'path': rows.id, 'label': _column(rows.given)}, dtype=object)
         added = {'predictions': _column(rows.predicted).to_numpy()}
         if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
         if isinstance(ds, Tabular) or isinstance(items, pd.DataFrame) and items.iloc[0].map(is_listy).any():
-            added['item'] = rows.item.to_numpy(dtype=object)
+            added['id'] = rows.id.to_numpy(dtype=object)
         for name, values in added.items():
             column = pd.Series(values, df.index, dtype=object if values.dtype == object else None)
             df = df.assign(**{_free_name(name, df): column})
@@ -61,7 +58,7 @@ class Outputs:
     ) -> Path:
         """Write `to_frame` as CSV; the full table is `issues`. Raises FileExistsError where `path` exists, see
         `overwrite`."""
-        return _write(path, overwrite, lambda tmp: _to_csv(self.to_frame(only_issues), tmp))
+        return write_file(path, lambda tmp: _to_csv(self.to_frame(only_issues), tmp), overwrite)
 
     def to_review(self,
         path,  # File to write
@@ -74,7 +71,7 @@ class Outputs:
         rows, ds = self.issues, self.dl.dataset
         files = [image_path(ds, i) for i in rows.index]
         shown = {'path': [o.as_posix() for o in files]} if all(files) else {'text': [self._said(i) for i in rows.index]}
-        return _write(path, overwrite, lambda tmp: _to_csv(rows.assign(**shown), tmp))
+        return write_file(path, lambda tmp: _to_csv(rows.assign(**shown), tmp), overwrite)
 
     def _said(self, i):
         shown = self.shown(i)
@@ -95,9 +92,9 @@ class Outputs:
             raise ValueError(f"the column {df.columns[df.columns.duplicated()][0]!r} is there twice, which Parquet "
                              "cannot hold: rename one, or use to_csv")
         for name in [o for o in df if pd.api.types.is_object_dtype(df[o])]:
-            df[name] = pd.Series([o if pd.api.types.is_scalar(o) and pd.isna(o) else _utf8(o) for o in df[name]],
+            df[name] = pd.Series([o if pd.api.types.is_scalar(o) and pd.isna(o) else as_text(o) for o in df[name]],
                                  df.index, dtype=object)
-        return _write(path, overwrite, lambda tmp: df.to_parquet(tmp, index=False))
+        return write_file(path, lambda tmp: df.to_parquet(tmp, index=False), overwrite)
 
     def report(self,
         path='report.html',  # File to write
@@ -108,9 +105,9 @@ class Outputs:
         """Write one HTML file that needs nothing else: the summary, the pictures, the `n` worst items, and how the
         probabilities were made. Raises FileExistsError where `path` exists, see `overwrite`."""
         if n < 1: raise ValueError(f"n is {n}: show at least 1 item")
-        path = _free(path, overwrite)
+        free_path(path, overwrite)
         text = page(title or f"Label report: {self.how.get('data set', 'data')}", **self._report_parts(n))
-        return _write(path, overwrite, lambda tmp: tmp.write_text(text, encoding='utf-8'))
+        return write_file(path, lambda tmp: tmp.write_text(text, encoding='utf-8'), overwrite)
 
     def _cells(self, i, row):
         "What a card of the report says of an item: audit's findings only where they are true"
@@ -119,7 +116,7 @@ class Outputs:
         for k in ('given', 'predicted'):
             cells[k] = tuple(map(_number, cells[k])) if isinstance(cells[k], tuple) else _number(cells[k])
         file = image_path(self.dl.dataset, i)
-        if file is not None and file.name not in str(cells['item']): cells['file'] = file.name
+        if file is not None and file.name not in str(cells['id']): cells['file'] = file.name
         also = [k[3:-6].replace('_', ' ') for k in audited if k.startswith('is_') and k != 'is_label_issue' and row[k]]
         return {**cells, 'position': str(i), **({'also': also} if also else {})}
 
@@ -152,16 +149,8 @@ class Outputs:
         how |= {'filter': self.filter_by, 'model': type(self.learn.model).__name__}
         if self.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
         if self.how.get('probabilities') == 'held-out': warnings.append(TEST)
-        shown = [{'shown': _small(self.shown(i)), 'cells': self._cells(i, o)} for i, o in rows.iterrows()]
+        shown = [{'shown': _shrunk(self.shown(i)), 'cells': self._cells(i, o)} for i, o in rows.iterrows()]
         return dict(summary=summary, warnings=warnings, tables=tables, pictures=pictures, rows=shown, how=how)
-
-
-def _small(shown, size=320):
-    "An image of bytes at most `size` pixels a side, so that a hundred photographs fit into memory"
-    if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8 or max(shown.shape[:2]) <= size: return shown
-    image = Image.fromarray(shown)
-    image.thumbnail((size, size))
-    return np.asarray(image)
 
 
 def _number(o): return f'{o:.4g}' if isinstance(o, float) else o
@@ -179,11 +168,6 @@ def _free_name(name, df):
     return next(o for o in names if o not in df)
 
 
-def _utf8(o):
-    "`o` as text that UTF-8 can hold: a file name's stray bytes as \\udcff"
-    return str(o).encode(errors='backslashreplace').decode()
-
-
 def _to_csv(df, tmp):
     "CSV that reads back: pandas leaves a lone carriage return unquoted, which ends a row"
     stray = any(isinstance(o, str) and '\r' in o for name in df.columns for o in df[[name]].to_numpy().ravel())
@@ -191,34 +175,7 @@ def _to_csv(df, tmp):
               quoting=csv.QUOTE_NONNUMERIC if stray else csv.QUOTE_MINIMAL)
 
 
-def _free(path, overwrite):
-    "`path`, links followed, where it may be written, or an OSError that says why not"
-    path = Path(path)
-    if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
-    if (path.exists() or path.is_symlink()) and not overwrite: raise _exists(path)
-    if not path.parent.is_dir(): raise FileNotFoundError(f"path {path} is in no folder: make {path.parent} first")
-    return path.resolve()
-
-
-def _exists(path): return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
-
-
-def _write(path, overwrite, write):
-    given, path = Path(path), _free(path, overwrite)
-    tmp = path.with_name(f'.{uuid4().hex}{"".join(path.suffixes[-2:])[:20]}')
-    try:
-        write(tmp)
-        if path.exists(): shutil.copymode(path, tmp)
-        if overwrite: os.replace(tmp, path)
-        else: _place(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-    return given
-
-
-def _place(tmp, path):
-    "Name `tmp` as `path`, unless another has taken that name since"
-    try: os.link(tmp, path)
-    except FileExistsError: raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        if path.exists(): raise _exists(path) from None
-        os.replace(tmp, path)
+def _shrunk(shown, size=320):
+    "An image of bytes, shrunk, so that a hundred photographs fit into memory"
+    if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8: return shown
+    return small(shown, size)

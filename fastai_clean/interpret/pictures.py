@@ -3,11 +3,9 @@ from warnings import warn
 
 import numpy as np
 
+from ..data.show import show_item, show_masks
 from ..issues import class_thresholds, noise_matrix
 from ..plots import plot_class_health, plot_items, plot_matrix, plot_quality, shorten
-from .show import show_item, show_masks
-
-__all__ = ['Pictures']
 
 
 class Pictures:

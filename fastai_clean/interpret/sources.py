@@ -1,19 +1,18 @@
 "What was found while training, and whether it is of this training set"
 import numpy as np
 
-from ..dynamics import DYNAMICS_SCORES
-
-__all__ = ['check_oof', 'with_dynamics']
+from ..dynamics import DYNAMICS_SCORES, dynamics_of
+from ..oof.result import oof_of
 
 
 def check_oof(
     oof,  # An OutOfFold
     labels,  # `folds.Labels` of the training set
-    items,  # Names of its items
+    ids,  # Names of its items
 ):
     "Raise ValueError where `oof` is not of that training set, or lacks a fold"
-    n = len(items)
-    if len(oof) != n or oof.items != items:
+    n = len(ids)
+    if len(oof) != n or oof.ids != ids:
         raise ValueError(f"learn.oof holds {len(oof)} items, which are not the {n} of the training set: "
                          "was dls changed? Set learn.oof to the OutOfFold of this training set, or to None")
     if oof.task != labels.task:
@@ -36,7 +35,8 @@ def with_dynamics(
     "`score` with the names that are scores of training dynamics replaced by their values"
     if isinstance(score, (list, tuple)): return [with_dynamics(learn, o, ids) for o in score]
     if not isinstance(score, str) or score not in DYNAMICS_SCORES: return score
-    if learn.dynamics is None or ids is None or learn.dynamics.items != ids:
+    found = dynamics_of(learn)
+    if found is None or ids is None or found.ids != ids:
         raise ValueError(f"score is {score!r}, which needs learn.dynamics of this very training set: train with "
                          "TrainingDynamicsCallback, and pass ds_idx=0")
-    return learn.dynamics.score(score, learn.oof)
+    return found.score(score, oof_of(learn))

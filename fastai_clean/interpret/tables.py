@@ -10,13 +10,11 @@ import sklearn.metrics as skm
 from fastcore.xtras import is_listy
 from sklearn.metrics import r2_score
 
-from ..checks import infer_act
-from ..folds import predict
+from ..data import predict
+from ..data.predict import infer_act
+from ..data.show import image_path
 from ..issues import advise_filter, audit, class_health, confident_joint, find_class_issues, noise_rate, top_pairs
 from .evaluate import METRICS, bootstrap_metrics
-from .show import image_path
-
-__all__ = ['Tables']
 
 
 class Tables:
@@ -89,7 +87,7 @@ class Tables:
     ) -> pd.DataFrame:
         "Of several labels an item, the issues one class at a time, the worst first; see `issues.find_class_issues`"
         if self.task != 'multilabel': raise TypeError(f"class_issues is for several labels an item, not {self.task}")
-        return find_class_issues(self.given, self.probs, items=self.items, vocab=list(self.vocab), **kwargs)
+        return find_class_issues(self.given, self.probs, ids=self.ids, vocab=list(self.vocab), **kwargs)
 
     def confusion_matrix(self):
         "Counts (c, c), row: given label, column: prediction; int64, in memory of n + c^2"
@@ -159,7 +157,7 @@ class Tables:
             if self.features is None:
                 act = infer_act(self.learn.loss_func, self.act, self.task)
                 self.features = predict(self.learn, self.dl, act, None, self.task, features=True).features
-            found = len(self.items) if find_spec('cleanvision') else 0
+            found = len(self.ids) if find_spec('cleanvision') else 0
             paths = [image_path(self.dl.dataset, i) for i in range(found)]
             self.audited = audit(self.given, self.probs, self.features, task=self.task,
                                  paths=paths if any(paths) else None, **kwargs)

@@ -1,5 +1,4 @@
 "Labels and predictions in, label issues out: the only part that imports cleanlab"
-from . import _cleanlab  # noqa: F401
 from .advise import Advice, advise_filter
 from .audit import audit
 from .calibrate import apply_temperature, fit_temperature

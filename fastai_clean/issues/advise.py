@@ -3,11 +3,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..checks import check_labels_probs
+from .checks import check_labels_probs
 from .noise import confident_joint, noise_rate
 from .stream import predicted_classes
-
-__all__ = ['Advice', 'advise_filter']
 
 UNDERCOUNT, MUCH = .5, .3
 

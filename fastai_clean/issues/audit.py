@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..checks import as_array, check_labels_probs
-from .columns import check_choice, check_numbers, item_column
+from .checks import as_array, check_labels_probs
+from .columns import check_choice, check_numbers, id_column
 from .tasks import OUTRE_MAX, find_multilabel_issues, find_regression_issues
-
-__all__ = ['audit']
 
 TASKS = 'classification', 'multilabel', 'regression'
 MODES = '1', 'L', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'I', 'I;16', 'F'  # which cleanvision can read
@@ -129,7 +127,7 @@ def _run(lab, types, **inputs):
     columns = {name: lab.issues[name].to_numpy() for name in lab.issues}
     if 'near_duplicate_score' in columns:
         sets = lab.get_issues('near_duplicate').near_duplicate_sets
-        columns['near_duplicate_sets'] = item_column([tuple(map(int, o)) for o in sets], len(sets))
+        columns['near_duplicate_sets'] = id_column([tuple(map(int, o)) for o in sets], len(sets))
     return columns, [{'issue_type': o['issue_type'], 'num_issues': int(o['num_issues']), 'score': float(o['score'])}
                      for o in done]
 
@@ -138,7 +136,7 @@ def _image_issues(imagelab, paths, n_jobs):
     "Columns and summary of cleanvision, of the files that can be read"
     errors = [_image_error(path) for path in paths]
     rows = [i for i, error in enumerate(errors) if error is None]
-    columns, summary = {'image_error': item_column(errors, len(paths))}, []
+    columns, summary = {'image_error': id_column(errors, len(paths))}, []
     if not rows: return [(columns, summary)]
     with _quiet():
         lab = imagelab(torchvision_dataset=_Images([paths[i] for i in rows]), verbose=False)
@@ -152,7 +150,7 @@ def _image_issues(imagelab, paths, n_jobs):
             sets = [()]*len(paths)
             for group in lab.info[kind]['sets']:
                 for i in group: sets[rows[i]] = tuple(rows[j] for j in group if j != i)
-            columns[f'{kind}_sets'] = item_column(sets, len(paths))
+            columns[f'{kind}_sets'] = id_column(sets, len(paths))
     return [(columns, summary)]
 
 

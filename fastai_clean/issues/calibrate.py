@@ -2,9 +2,7 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ..checks import check_labels_probs
-
-__all__ = ['fit_temperature', 'apply_temperature']
+from .checks import check_labels_probs
 
 CHUNK = 2**22
 

@@ -3,9 +3,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from ..checks import as_array
-
-__all__ = ['any_score', 'as_is', 'check_choice', 'check_numbers', 'item_column', 'names_of', 'objects', 'worst_first']
+from .checks import as_array
 
 
 def worst_first(
@@ -37,15 +35,15 @@ def names_of(
     return np.arange(c) if vocab is None else objects(vocab)
 
 
-def item_column(
-    items,  # Stable names of the items, or None
+def id_column(
+    ids,  # Stable names of the items, or None
     n,  # Number of items
 ) -> np.ndarray:  # (n,) the names, or 0..n-1
-    "The `item` column; raises ValueError where there is not one name an item"
-    if items is None: return np.arange(n)
-    if not hasattr(items, '__len__'): raise TypeError(f"items is {items!r}: pass a list of {n} names")
-    if len(items) != n: raise ValueError(f"items has {len(items)} names for {n} labels: pass one an item")
-    return objects(items)
+    "The `id` column; raises ValueError where there is not one name an item"
+    if ids is None: return np.arange(n)
+    if not hasattr(ids, '__len__'): raise TypeError(f"ids is {ids!r}: pass a list of {n} names")
+    if len(ids) != n: raise ValueError(f"ids has {len(ids)} names for {n} labels: pass one an item")
+    return objects(ids)
 
 
 def any_score(

@@ -4,11 +4,9 @@ import pandas as pd
 from cleanlab.count import compute_confident_joint, estimate_latent, get_confident_thresholds
 from cleanlab.dataset import rank_classes_by_label_quality
 
-from ..checks import check_labels_probs
+from .checks import check_labels_probs
 from .columns import as_is, names_of
 from .stream import StreamedIssues, is_large
-
-__all__ = ['confident_joint', 'noise_matrix', 'noise_rate', 'class_thresholds', 'class_health', 'top_pairs']
 
 
 def confident_joint(

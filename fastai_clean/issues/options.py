@@ -4,8 +4,6 @@ from numbers import Integral, Real
 
 import numpy as np
 
-__all__ = ['check_options', 'workers']
-
 
 def check_options(
     c,  # Number of classes

@@ -5,10 +5,8 @@ from cleanlab.experimental.label_issues_batched import LabelInspector
 from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.ndimage import binary_opening
 
-from ..checks import as_array, check_vocab
-from .columns import any_score, as_is, check_choice, item_column, names_of, objects, worst_first
-
-__all__ = ['SEGMENTATION_SCORES', 'find_segmentation_issues', 'segmentation_pixel_issues']
+from .checks import as_array, check_vocab
+from .columns import any_score, as_is, check_choice, id_column, names_of, objects, worst_first
 
 SEGMENTATION_SCORES = 'softmin', 'num_pixel_issues'
 
@@ -18,7 +16,7 @@ def find_segmentation_issues(
     pred_probs,  # Probabilities (n, c, h, w), out-of-fold where the model was trained on these masks; memmap is fine
     *,
     score='softmin',  # What ranks the images: one of `SEGMENTATION_SCORES`, or as in `label_quality`
-    items=None,  # Stable names of the images (n,); None: their positions
+    ids=None,  # Stable names of the images (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
     min_area=.005,  # An image is an issue where a larger share of its labelled pixels is flagged, 0 to 1, after
     border=None,  # leaving out flagged strips up to 2*border pixels wide; None: border 1/64 of the shorter side
@@ -41,7 +39,7 @@ def find_segmentation_issues(
     if border is not None and (border < 0 or border != int(border)):
         raise ValueError(f"border is {border!r}: pass a whole number of pixels, 0 or more")
     if border is None: border = max(1, round(min(h, w)/64))
-    items, names = item_column(items, n), objects([*names_of(c, vocab).tolist(), None])
+    ids, names = id_column(ids, n), objects([*names_of(c, vocab).tolist(), None])
     flagged = _pixel_issues(labels, pred_probs, labelled)
     total = np.maximum(labelled.sum((1, 2)), 1)
     share = flagged.sum((1, 2))/total
@@ -59,7 +57,7 @@ def find_segmentation_issues(
     quality = any_score(score, named, labels, pred_probs)
     wide = np.array([binary_opening(m, iterations=border).sum() for m in flagged]) if border else flagged.sum((1, 2))
     df = pd.DataFrame({
-        'item': as_is(items), 'given': as_is(names[given]),
+        'id': as_is(ids), 'given': as_is(names[given]),
         'predicted': as_is(names[predicted]), 'confidence': confidence, 'label_quality': quality,
         'is_issue': wide/total > min_area, 'issue_pixels': share})
     return worst_first(df)

@@ -7,13 +7,10 @@ import numpy as np
 from cleanlab.count import calibrate_confident_joint, estimate_latent
 from scipy.special import xlogy
 
-from ..checks import as_probs, check_labels, check_rows, float_of
+from .checks import as_probs, check_labels, check_rows, float_of
 from .columns import check_choice
 from .options import check_options, workers
 from .stream_filters import each, lowest, prune_by_class, prune_by_noise_rate, prune_counts
-
-__all__ = ['FILTERS', 'LARGE', 'PRUNE', 'SCORES', 'StreamedIssues', 'check_two_classes', 'is_large',
-           'predicted_classes']
 
 FILTERS = ('prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning', 'predicted_neq_given',
            'low_normalized_margin', 'low_self_confidence')

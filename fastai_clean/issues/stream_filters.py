@@ -5,8 +5,6 @@ import numpy as np
 from cleanlab.internal.util import round_preserving_row_totals
 from fastcore.basics import chunked
 
-__all__ = ['BLOCK', 'each', 'lowest', 'prune_by_class', 'prune_by_noise_rate', 'prune_counts']
-
 BLOCK = 2**22  # Probabilities of one class held at a time
 BLOCKS = 32  # Of the rows of one class, at least
 BATCHES = 8  # Of the calls of one thread

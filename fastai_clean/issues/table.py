@@ -4,12 +4,10 @@ import pandas as pd
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
-from ..checks import check_labels_probs
-from .columns import any_score, as_is, check_choice, item_column, names_of, worst_first
+from .checks import check_labels_probs
+from .columns import any_score, as_is, check_choice, id_column, names_of, worst_first
 from .options import check_options, workers
 from .stream import FILTERS, PRUNE, SCORES, StreamedIssues, check_two_classes, is_large
-
-__all__ = ['FILTERS', 'SCORES', 'find_issues', 'find_issues_by', 'label_quality']
 
 
 def find_issues(
@@ -18,13 +16,13 @@ def find_issues(
     filter_by='prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
     score='self_confidence',  # What ranks the items: one of `SCORES`, scores (n,), a function or a list, see below
     *,
-    items=None,  # Stable names of the items (n,); None: their positions
+    ids=None,  # Stable names of the items (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
     frac_noise=1.,  # Share of the estimated issues to flag, the likeliest first; cleanlab's, as are those below
     num_to_remove_per_class=None,  # How many to flag of each class (c,), instead of the estimate
     min_examples_per_class=1,  # Classes with no more items than this are not flagged
     n_jobs=1,  # Processes of cleanlab, of which one is the fastest at every size tried; threads from 1e8 values on
-) -> pd.DataFrame:  # Columns item, given, predicted, confidence, label_quality, is_issue; n rows
+) -> pd.DataFrame:  # Columns id, given, predicted, confidence, label_quality, is_issue; n rows
     """The issue table: every item, the likeliest wrong label first, indexed by the item's position in the data set.
 
     `confidence` is the probability of the predicted class, 0 to 1, and `label_quality` what `label_quality` makes of
@@ -43,14 +41,14 @@ def find_issues(
         confidence = pred_probs[np.arange(len(labels)), predicted]
     check_two_classes(labels)
     options = check_options(np.shape(pred_probs)[1], frac_noise, num_to_remove_per_class, min_examples_per_class)
-    items = item_column(items, len(labels))
+    ids = id_column(ids, len(labels))
     if large: quality, flagged = _streamed_quality(streamed, score), streamed.mask(filter_by, **options)
     else:
         quality = _quality(labels, pred_probs, score)
         flagged = find_label_issues(labels, pred_probs, filter_by=filter_by, n_jobs=n_jobs, **options)
     names = names_of(np.shape(pred_probs)[1], vocab)
     return worst_first(pd.DataFrame({
-        'item': as_is(items), 'given': as_is(names[labels]), 'predicted': as_is(names[predicted]),
+        'id': as_is(ids), 'given': as_is(names[labels]), 'predicted': as_is(names[predicted]),
         'confidence': confidence, 'label_quality': quality, 'is_issue': flagged}))
 
 

@@ -5,22 +5,9 @@ from cleanlab.multilabel_classification.filter import find_multilabel_issues_per
 from cleanlab.rank import get_label_quality_scores
 from cleanlab.regression import rank as regression
 
-from ..checks import check_vocab
-from .columns import (
-    any_score,
-    as_is,
-    check_choice,
-    check_numbers,
-    item_column,
-    names_of,
-    objects,
-    worst_first,
-)
-from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segmentation_pixel_issues
+from .checks import check_vocab
+from .columns import any_score, as_is, check_choice, check_numbers, id_column, names_of, objects, worst_first
 from .table import FILTERS, SCORES
-
-__all__ = ['REGRESSION_SCORES', 'SEGMENTATION_SCORES', 'find_class_issues', 'find_multilabel_issues',
-           'find_regression_issues', 'find_segmentation_issues', 'segmentation_pixel_issues']
 
 REGRESSION_SCORES = 'residual', 'outre'
 OUTRE_MAX = 10_000
@@ -32,7 +19,7 @@ def find_multilabel_issues(
     filter_by='prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
     score='self_confidence',  # What ranks the items: one of `SCORES`, or as in `label_quality`
     *,
-    items=None,  # Stable names of the items (n,); None: their positions
+    ids=None,  # Stable names of the items (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
     threshold=.5,  # Probability from which a class counts as predicted
     **kwargs,  # `frac_noise`, `num_to_remove_per_class` and `min_examples_per_class` of cleanlab
@@ -47,7 +34,7 @@ def find_multilabel_issues(
     Annotations in Multi-Label Classification Data", 2022. Raises ValueError or TypeError for arguments that do not
     fit."""
     labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
-    items = item_column(items, len(labels))
+    ids = id_column(ids, len(labels))
     flagged = _class_issues(labels, pred_probs, filter_by, **kwargs)
     quality = _class_quality(labels, pred_probs, score if isinstance(score, str) else 'self_confidence')
     names = names_of(labels.shape[1], vocab)
@@ -55,7 +42,7 @@ def find_multilabel_issues(
     worst = quality.argmin(1)
     p = pred_probs[np.arange(len(labels)), worst]
     df = pd.DataFrame({
-        'item': as_is(items), 'given': _tuples(names, labels), 'predicted': _tuples(names, pred_probs >= threshold),
+        'id': as_is(ids), 'given': _tuples(names, labels), 'predicted': _tuples(names, pred_probs >= threshold),
         'confidence': np.maximum(p, 1 - p), 'label_quality': ranked, 'is_issue': flagged.any(1),
         'worst_class': as_is(names[worst]), 'n_classes_flagged': flagged.sum(1)})
     return worst_first(df)
@@ -67,20 +54,20 @@ def find_class_issues(
     filter_by='prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
     score='self_confidence',  # What ranks the rows: one of `SCORES`
     *,
-    items=None,  # Stable names of the items (n,); None: their positions
+    ids=None,  # Stable names of the items (n,); None: their positions
     vocab=None,  # Names of the c classes; None: their indices
     only_issues=True,  # Leave out what is not flagged; False: n*c rows
     **kwargs,  # `frac_noise`, `num_to_remove_per_class` and `min_examples_per_class` of cleanlab
-) -> pd.DataFrame:  # Columns item, class, given, probability, label_quality, is_issue
+) -> pd.DataFrame:  # Columns id, class, given, probability, label_quality, is_issue
     """Which classes of which items are wrong: one row an item and class, the likeliest wrong first, indexed by the
     item's position (an item with several flagged classes has several rows). `given` says whether the item was given
     the class, `probability` is that of its having it. Method and errors as `find_multilabel_issues`."""
     labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
-    (n, c), items = labels.shape, item_column(items, len(labels))
+    (n, c), ids = labels.shape, id_column(ids, len(labels))
     flagged, quality = _class_issues(labels, pred_probs, filter_by, **kwargs), _class_quality(labels, pred_probs, score)
     keep = np.flatnonzero(flagged) if only_issues else np.arange(n*c)
     df = pd.DataFrame({
-        'item': as_is(items[keep // c]), 'class': as_is(names_of(c, vocab)[keep % c]), 'given': labels.ravel()[keep],
+        'id': as_is(ids[keep // c]), 'class': as_is(names_of(c, vocab)[keep % c]), 'given': labels.ravel()[keep],
         'probability': pred_probs.ravel()[keep], 'label_quality': quality.ravel()[keep],
         'is_issue': flagged.ravel()[keep]})
     return worst_first(df.set_axis(keep // c))
@@ -92,9 +79,9 @@ def find_regression_issues(
     score='residual',  # What ranks the items: one of `REGRESSION_SCORES`, or as in `label_quality`
     *,
     threshold=.05,  # Items are issues whose quality is below this share of the median quality, 0 to 1
-    items=None,  # Stable names of the items (n,); None: their positions
+    ids=None,  # Stable names of the items (n,); None: their positions
     names=None,  # Names of the k outputs; None: their indices
-) -> pd.DataFrame:  # Columns item, given, predicted, residual, label_quality, is_issue; for k > 1 worst_output; n rows
+) -> pd.DataFrame:  # Columns id, given, predicted, residual, label_quality, is_issue; for k > 1 worst_output; n rows
     """The issue table of numeric targets: every item, the likeliest wrong one first, indexed by its position.
 
     `residual` is predicted minus given, in the unit of the target; `label_quality` is 0 to 1. The rule of `is_issue` is
@@ -112,14 +99,14 @@ def find_regression_issues(
 
     Raises ValueError or TypeError for arguments that do not fit."""
     targets, predictions = _check_regression(targets, predictions, threshold, names)
-    (n, k), items = targets.shape, item_column(items, len(targets))
+    (n, k), ids = targets.shape, id_column(ids, len(targets))
     residual = predictions - targets
     own = score if isinstance(score, str) else 'residual'
     quality = _output_quality(targets, predictions, own)
     worst, total = quality.argmin(1), _total(quality)
     ranked = any_score(score, lambda name: _total(_output_quality(targets, predictions, name)), targets, predictions)
     df = pd.DataFrame({
-        'item': as_is(items), 'given': _numbers(targets), 'predicted': _numbers(predictions),
+        'id': as_is(ids), 'given': _numbers(targets), 'predicted': _numbers(predictions),
         'residual': residual[np.arange(n), worst], 'label_quality': ranked,
         'is_issue': total < threshold*np.median(total)})
     if k > 1: df['worst_output'] = names_of(k, names)[worst]

@@ -1,10 +1,9 @@
 "The cheap out-of-fold predictions where they are good enough, else those of K fold Learners"
-from ..folds import labels_of, plain_dl
+from ..data import labels_of, plain_dl
 from .features import METRICS, agreement
+from .fit import FitRecord, FoldLearner, copy_model, snapshot
 from .jobs import FoldJob, fold_random
-from .replay import FitRecord, FoldLearner, copy_model, snapshot
-
-__all__ = ['AutoFolds']
+from .result import oof_of
 
 
 class AutoFolds:
@@ -51,7 +50,7 @@ class AutoFolds:
 
     def _explain(self):
         mode, reason = self.choice
-        self.learn.oof.config.update(mode=mode, mode_reason=reason)
+        oof_of(self.learn).config.update(mode=mode, mode_reason=reason)
         if hasattr(self.learn, 'progress'): print(reason)
 
     def _choose(self):
@@ -75,7 +74,7 @@ class AutoFolds:
         folds, held_out = self.folds, self.folds.fold == 0
         fold = FoldLearner(self.learn, copy_model(folds.snapshot), folds.leave_out)
         trained = FoldJob(fold, fits, fit, held_out, folds.seed, 0, folds.predicts).run().preds
-        return self._compare(self.learn.oof.pred_probs[held_out], trained, folds.labels.targets[held_out],
+        return self._compare(oof_of(self.learn).pred_probs[held_out], trained, folds.labels.targets[held_out],
                              'a model trained without them', 'the items of the first fold')
 
     def _compare(self, heads, trained, targets, what, where):

@@ -9,11 +9,9 @@ from tempfile import TemporaryFile
 from uuid import uuid4
 from zipfile import ZipFile
 
-from ..saved import load_arrays, save_arrays
+from .._files import load_arrays, save_arrays
 from .describe import describe
 from .jobs import FoldResult
-
-__all__ = ['FoldCache', 'cache_folder']
 
 KIND, FILE, STALE_SECONDS = 'cached fold', 'about.json', 3600
 
@@ -72,7 +70,7 @@ class FoldCache:
                          f"{', '.join(said)}: choose a new folder, or delete this one.{seed}")
 
     def _save(self, name, arrays, config):
-        meta = dict(vocab=[], items=[], config=config)
+        meta = dict(vocab=[], ids=[], config=config)
         try: save_arrays(self.path/name, KIND, FILE, arrays, meta)
         except OSError as e:
             if not (self.path/name/FILE).exists(): raise self._unwritten(e) from e

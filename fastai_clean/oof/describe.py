@@ -19,8 +19,6 @@ from fasttransform import Transform
 from torch import nn
 from torch.distributions import Distribution
 
-__all__ = ['code_of', 'describe', 'digest', 'layers_of', 'made_of', 'weights_of']
-
 _PLAIN, _ARRAYS = (bool, int, str, type(None)), (np.ndarray, torch.Tensor)
 _FRAMES = pd.DataFrame, pd.Series, pd.Index
 _AS_WRITTEN = float, complex, bytes, range, date, re.Pattern, torch.dtype, torch.device

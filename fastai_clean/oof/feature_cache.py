@@ -3,12 +3,10 @@ from pathlib import Path
 
 from fastai.data.load import DataLoader
 
-from ..folds import item_ids
-from ..saved import load_arrays, save_arrays
+from .._files import load_arrays, save_arrays
+from ..data import ids_of
 from .describe import describe, digest
 from .runs import describe_item, input_files
-
-__all__ = ['features_key', 'load_features', 'save_features']
 
 _FILE, _NAMES = 'features.json', ('features',)
 
@@ -27,7 +25,7 @@ def features_key(
     stats = None if files is None else [describe_item(o) for o in files]
     batches = dl if files is None else [dl.one_batch() if isinstance(dl, DataLoader) else next(iter(dl))]
     inputs = [describe(b[:getattr(learn.dls, 'n_inp', max(1, len(b) - 1))]) for b in batches]
-    return digest([describe(learn.model), layer, cbs, item_ids(ds, learn.path), stats, inputs])
+    return digest([describe(learn.model), layer, cbs, ids_of(ds, learn.path), stats, inputs])
 
 
 def save_features(
@@ -36,7 +34,7 @@ def save_features(
     features,  # (n, d) float32
 ):
     "Write the features, whole or not at all, as .npy and .json in a folder of their own"
-    meta = dict(items=[], vocab=[], config={'key': key, 'values': describe(features)})
+    meta = dict(ids=[], vocab=[], config={'key': key, 'values': describe(features)})
     try: save_arrays(_path(folder, key), 'features', _FILE, {'features': features}, meta, overwrite=True)
     except OSError:  # another process may have written the same
         if load_features(folder, key, len(features)) is None: raise

@@ -9,15 +9,13 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 
-from ..folds import plain_dl, predict
-from ..folds.predictions import MAX_FEATURES, _per_item
+from ..data import plain_dl, predict
+from ..data.predict import MAX_FEATURES, _per_item
 from .feature_cache import features_key, load_features, save_features
+from .fit import FoldLearner, copy_model
 from .heads import held_out_heads, predict_head, standardise
 from .jobs import fold_random
-from .replay import FoldLearner, copy_model
-from .result import OutOfFold
-
-__all__ = ['FeatureHeads', 'agreement', 'feature_layer']
+from .result import OutOfFold, set_oof
 
 METRICS = {'classification': 'accuracy', 'multilabel': 'accuracy_multi', 'regression': 'r2'}
 PASS = .8  # Share of the progress bar
@@ -67,7 +65,7 @@ class FeatureHeads:
                 if self.features is None: self.features = self.features_of(self.record.dls.train, bar)
                 self.result = self._held_out(bar)
             bar(1)
-        self.learn.oof = self.result
+        set_oof(self.learn, self.result)
 
     def run(self,
         record,  # FitRecord of the Learner as it is
@@ -129,7 +127,7 @@ class FeatureHeads:
         preds = preds.reshape(targets.shape) if task == 'regression' else preds
         config = {**self.folds.config, 'mode': 'features', 'layer': self.layer, 'n_features': x.shape[1],
                   'fold_metrics': rows}
-        return OutOfFold(preds.astype(np.float32), targets.copy(), self.folds.fold.copy(), self.folds.items,
+        return OutOfFold(preds.astype(np.float32), targets.copy(), self.folds.fold.copy(), self.folds.ids,
                          [] if task == 'regression' else vocab, config, task)
 
     def predict(self,

@@ -5,9 +5,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..folds import fold_numbers
-
-__all__ = ['Head', 'held_out_heads', 'predict_head', 'standardise']
+from ..data import fold_numbers
 
 PENALTIES = 3., 1., .3, .1, .03, .01, .003, .001, 3e-4, 1e-4
 MAX_ITEMS = 10_000

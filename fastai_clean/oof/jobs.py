@@ -9,12 +9,10 @@ from fastai.torch_core import no_random
 from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 
-from ..folds import predict
-from ..folds.distributed import bare_dl, bare_model, is_distributed
-from .replay import FoldLearner, InFold, copy_model, detached
+from ..data import predict
+from ..data.distributed import bare_dl, bare_model, is_distributed
+from .fit import FoldLearner, InFold, copy_model, detached
 from .state import load_state, state_bytes, take_state
-
-__all__ = ['FoldJob', 'FoldResult', 'Predicts', 'fold_bar', 'fold_random']
 
 
 def fold_random(

@@ -12,8 +12,6 @@ from fastcore.xtras import is_listy
 
 from .describe import code_of, describe, digest, layers_of, made_of, weights_of
 
-__all__ = ['describe_fit', 'describe_item', 'describe_run', 'input_files']
-
 
 def _inputs(ds):
     "A hash of the items of `ds`, of files their sizes and times; None for a data set without"
@@ -56,7 +54,7 @@ def describe_run(
     "What all fits of a run share, name -> value: its data, labels and weights hashed, and how it is folded"
     record, (targets, vocab, task), act = folds.record, folds.labels, folds.act
     res = {o: getattr(folds, o) for o in 'n_folds n_repeats seed average tta'.split()}
-    return dict(res, labels=digest([describe(targets), describe(vocab), task]), items=digest(folds.items),
+    return dict(res, labels=digest([describe(targets), describe(vocab), task]), items=digest(folds.ids),
                 inputs=_inputs(record.dls.train.dataset), weights=weights_of(folds.snapshot),
                 model=digest([layers_of(folds.snapshot), made_of(folds.snapshot, _live(record))]),
                 folds=digest([describe(o) for o in folds.numbers]),

@@ -8,8 +8,6 @@ import torch
 from fastai.optimizer import Lookahead, Optimizer, OptimWrapper
 from torch import nn
 
-__all__ = ['plain_state', 'load_state', 'state_bytes', 'take_state']
-
 _PLAIN = bool, int, float, str, type(None)
 
 

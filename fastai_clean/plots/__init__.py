@@ -1,7 +1,8 @@
 "Arrays in, matplotlib Axes out"
+from .._images import Unreadable
+from .._text import shorten
 from .classes import plot_class_health, plot_quality
-from .items import Unreadable, plot_items
+from .items import plot_items
 from .matrices import plot_matrix
-from .names import shorten
 
 __all__ = ['Unreadable', 'plot_class_health', 'plot_items', 'plot_matrix', 'plot_quality', 'shorten']

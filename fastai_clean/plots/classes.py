@@ -7,8 +7,6 @@ from matplotlib.ticker import PercentFormatter
 
 from .names import PLAIN, class_names, first_classes
 
-__all__ = ['plot_quality', 'plot_class_health']
-
 
 def plot_quality(
     quality,  # Label quality scores (n,), 0 to 1, or any finite numbers

@@ -6,13 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from .._images import Unreadable
 from .names import PLAIN, drawable
-
-__all__ = ['Unreadable', 'plot_items']
-
-
-class Unreadable(str):
-    "Why an item cannot be shown, in its place: `plot_items` draws a grey placeholder with this reason"
 
 
 def plot_items(

@@ -9,8 +9,6 @@ from matplotlib.ticker import FuncFormatter
 
 from .names import PLAIN, class_names, drawable, first_classes
 
-__all__ = ['plot_matrix']
-
 
 def plot_matrix(
     matrix,  # (c, c) counts or probabilities of class pairs, none negative

@@ -6,30 +6,9 @@ from functools import lru_cache
 import numpy as np
 from matplotlib import font_manager as fm
 
-__all__ = ['PLAIN', 'drawable', 'neutral', 'shorten', 'class_names', 'first_classes']
+from .._text import shorten
 
-BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
 PLAIN = dict(parse_math=False, usetex=False)
-
-
-def shorten(
-    text,  # Anything; its `str` is taken
-    n=14,  # Characters at most, the ellipsis included
-) -> str:
-    "`text` on one line, cut to `n` characters with an ellipsis; n < 1 raises ValueError"
-    if n < 1: raise ValueError(f"n is {n}: leave at least 1 character")
-    text = ' '.join(str(text)[:4*n + 64].splitlines())
-    return text if len(text) <= n else text[:n - 1] + '…'
-
-
-def neutral(
-    text,  # A string
-    n=None,  # Characters at most, before it says how many there were; None: all
-) -> str:
-    "`text` with U+FFFD for what reorders or hides the text around it, and for what UTF-8 cannot hold"
-    if n is not None and len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    return ''.join(o if o in '\n\t' or not (unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp') or
-                                            unicodedata.bidirectional(o) in BIDI) else '\ufffd' for o in text)
 
 
 def drawable(

@@ -8,11 +8,8 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from .dls import relabelled
 from .folder import place_file, tree_places
 from .names import as_column_like, as_objects, as_text, brief, short_name
-
-__all__ = ['Applied']
 
 
 class Applied:
@@ -63,13 +60,14 @@ class Applied:
         return res
 
     def _cleaned(self, learn, i, name):
-        from ..folds import fewer, item_ids, labels_of, new_dl, view
+        from ..data import fewer, ids_of, labels_of, new_dl, view
+        from ..data.subsets import relabelled
         dl, labels = learn.dls.loaders[i], labels_of(learn.dls.loaders[i])
         if labels.task != 'classification':
             raise TypeError(f"the Learner's labels are of {labels.task}: decisions are on one class an item")
         vocab = range(labels.targets.max() + 1) if labels.vocab is None else labels.vocab
         codes = {short_name(o): (j, o) for j, o in enumerate(vocab)}
-        ids = item_ids(dl.dataset, learn.path)
+        ids = ids_of(dl.dataset, learn.path)
         keep, new = self._plan(ids, name, [vocab[o] for o in labels.targets], 'the DataLoader')
         if not keep: raise ValueError(f"no item of data set {i} of the Learner is left: undo some deletions")
         if lost := sorted({o for o in new.values() if o not in codes}):

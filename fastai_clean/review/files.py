@@ -4,9 +4,6 @@ import os
 
 from .names import RECORD
 
-__all__ = ['file_of', 'lock', 'sync_folder', 'unlock', 'write_all']
-
-
 LOCKED_BYTE = 2**31 - 2
 
 

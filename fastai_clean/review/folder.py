@@ -8,8 +8,6 @@ import pandas as pd
 
 from .names import brief, safe_name, sha1_of
 
-__all__ = ['place_file', 'tree_places']
-
 
 def tree_places(finals, source):
     "Path in the new tree -> file, for the (set, class, item) of `finals`"

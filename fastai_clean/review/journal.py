@@ -7,8 +7,6 @@ from .files import file_of, lock, sync_folder, unlock, write_all
 from .names import ACTIONS, WHOLE
 from .records import difference, header_lines, loaded
 
-__all__ = ['Journal']
-
 
 class Journal:
     "Part of ReviewSession: its file"

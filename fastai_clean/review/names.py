@@ -8,11 +8,6 @@ from pathlib import PurePath
 import numpy as np
 import pandas as pd
 
-__all__ = ['ACTIONS', 'DECODE', 'FORMAT', 'NOTE', 'RECORD', 'USER', 'WHOLE', 'as_column_like',
-           'as_json', 'as_objects', 'as_text', 'brief',
-           'natural_key', 'safe_name', 'sha1_of', 'short_name']
-
-
 ACTIONS = 'relabel', 'delete', 'keep', 'unsure', 'note'
 FORMAT, RECORD, NAME, NOTE, USER = 1, 510, 96, 220, 48
 WHOLE = [1, 1]

@@ -2,8 +2,6 @@
 
 from .names import DECODE, FORMAT, RECORD, as_json, brief, sha1_of
 
-__all__ = ['as_line', 'difference', 'header_lines', 'loaded', 'record_lines']
-
 
 def header_lines(ids, labels):
     "The first lines of a journal: what it is of. The same for the same items and classes, in whatever order"

@@ -2,8 +2,6 @@
 
 from .names import WHOLE
 
-__all__ = ['Replay']
-
 
 class _Action:
     "What one person did at once to some items, and whether it is in force"

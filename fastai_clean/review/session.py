@@ -19,8 +19,6 @@ from .records import as_line, record_lines
 from .replay import Replay
 from .table import cohen_kappa, issue_table, reviewer
 
-__all__ = ['ReviewSession']
-
 
 class ReviewSession(Journal, Applied):
     """Decisions of one or several people on the items of an issue table, kept in a journal: a file of JSON lines that

@@ -7,9 +7,6 @@ import pandas as pd
 
 from .names import USER, as_json, as_text, brief, short_name
 
-__all__ = ['cohen_kappa', 'issue_table', 'reviewer']
-
-
 COLUMNS = 'item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue'
 
 
@@ -18,6 +15,7 @@ def issue_table(issues):
     if isinstance(issues, (str, os.PathLike)): issues = _read_table(issues)
     if not isinstance(issues, pd.DataFrame):
         raise TypeError(f"issues is a {type(issues).__name__}: pass the table of find_issues, or its CSV's path")
+    if 'item' not in issues and 'id' in issues: issues = issues.rename(columns={'id': 'item'})
     if lacks := [o for o in COLUMNS if o not in issues]:
         raise ValueError(f"issues lacks the columns {lacks}: pass the table of find_issues or its CSV")
     if issues.empty: raise ValueError("issues has no rows: pass at least one item")

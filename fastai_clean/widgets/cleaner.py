@@ -12,8 +12,6 @@ from .fallback import fallback_view
 from .items import name_of, picture, plain, shower
 from .live import live_view
 
-__all__ = ['Cleaner']
-
 STATUSES = {'any': 'all', 'todo': 'to do', 'done': 'decided'}
 ORDERS = {'worst': 'worst first', 'confident': 'most confident first', 'pair': 'by given and predicted',
           'item': 'by item'}

@@ -3,8 +3,6 @@ import ipywidgets as w
 
 from .items import plain
 
-__all__ = ['fallback_view']
-
 COLOURS = {'relabel': '2px solid #2e7d32', 'keep': '2px solid #2e7d32', 'delete': '2px solid #c62828',
            'unsure': '2px dashed #57606a', '': '2px solid #c4c9d0'}
 WORDS = {'keep': 'kept', 'delete': 'deleted', 'unsure': 'unsure', '': 'not decided'}

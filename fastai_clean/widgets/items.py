@@ -4,11 +4,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..interpret.html import thumbnail
-from ..plots import Unreadable
-from ..plots.names import neutral
-
-__all__ = ['SIZE', 'shower', 'picture', 'plain', 'name_of']
+from .._images import Unreadable, thumbnail
+from .._text import neutral
 
 MAX_TEXT, MAX_REASON, MAX_NAME, SIZE = 4000, 300, 120, 176
 
@@ -32,7 +29,7 @@ def shower(
     if len(sets) > 1:
         raise ValueError(f"show is one {type(show).__name__}, but the review has the sets {', '.join(sets)}: give a "
                          "dict of set -> interpretation, for items of different sets may have the same name")
-    where = {str(o): i for i, o in enumerate(show.items)}
+    where = {str(o): i for i, o in enumerate(show.ids)}
     return lambda row: show.shown(where[str(row['item'])])
 
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from .items import plain
 
-__all__ = ['live_view', 'answer']
-
 
 def live_view(
     cleaner,  # A Cleaner

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastai_clean.interpret.html import page
+from fastai_clean.interpret.report import page
 from fastai_clean.plots import Unreadable, plot_items
 
 pytestmark, browser = chromium.needed, chromium.browser

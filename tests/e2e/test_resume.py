@@ -15,7 +15,7 @@ from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
 
 from fastai_clean.all import ConfidentLearningCallback, OutOfFold
-from fastai_clean.oof.replay import FoldLearner
+from fastai_clean.oof.fit import FoldLearner
 
 KILLS, FOLDS, FITS, TESTS = int(os.environ.get('KILL_RUNS', 4)), 5, 2, Path(__file__).parents[1]
 assert hasattr(Learner, 'fine_tune')

@@ -5,8 +5,6 @@ import torch
 from fastcore.foundation import L
 from sklearn.model_selection import StratifiedGroupKFold
 
-__all__ = ['fold_numbers']
-
 
 def fold_numbers(
     targets,  # Class indices (n,), numbers (n,) or (n, k), or for several labels an item booleans (n, c)

@@ -2,24 +2,24 @@
 import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from warnings import warn
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.losses import LabelSmoothingCrossEntropy
 from fastai.torch_core import find_bs, no_random, to_np
+from fastcore.basics import noop
 from torch import nn
 from torch.nn import functional as F
 
-from ..checks import check_preds
 from .distributed import alone
-
-__all__ = ['Predicted', 'predict']
+from .labels import is_binary_loss
 
 MAX_MASK_VALUES, MAX_FEATURES = 2**28, 4096
 RECORDS = 'final_record', 'lrs', 'iters', 'losses', 'values', 'log', 'hps'
-
 
 @dataclass
 class Predicted:
@@ -181,3 +181,79 @@ def _by_product(metric):
     except Exception as e:
         warn(f"metric {getattr(metric, 'name', metric)} has no value for the held-out items: {type(e).__name__}: {e}",
              stacklevel=2)
+
+
+def infer_act(
+    loss_func,  # Loss function of a Learner: fastai's, torch's module or function, or a partial of it
+    act=None,  # Activation asked for; returned as it is where given
+    task='classification',  # One of `TASKS`
+):
+    """The activation that turns the outputs of a model trained with `loss_func` into probabilities, or into numbers
+    for regression.
+
+    fastai's losses name theirs; torch's cross-entropy means softmax over the classes, its negative log-likelihood exp,
+    its binary cross-entropy with logits a sigmoid, which fastai alone would return as logits. Outputs of other losses
+    for numbers are taken as they are. Raises ValueError for any other loss, since guessing would be silent."""
+    if act is not None:
+        if not callable(act): raise TypeError(f"act is {act!r}: pass a function, for example torch.sigmoid")
+        return act
+    base = loss_func.func if isinstance(loss_func, partial) else loss_func
+    name, inner = getattr(base, '__name__', type(base).__name__), getattr(base, 'func', base)
+    binary = is_binary_loss(loss_func)
+    if task == 'regression':
+        if binary or isinstance(inner, (nn.CrossEntropyLoss, nn.NLLLoss)) or base in (F.cross_entropy, F.nll_loss):
+            raise ValueError(f"loss_func is {name}, but the targets are numbers (regression): make them classes with "
+                             "CategoryBlock or integers, or use a loss for numbers such as MSELossFlat")
+        if isinstance(inner, nn.PoissonNLLLoss) and inner.log_input: return torch.exp
+        return getattr(loss_func, 'activation', noop)
+    if isinstance(inner, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)) and task == 'classification':
+        raise ValueError(f"loss_func is {name}, but the targets are integers, which are taken for classes: make them "
+                         "floats (RegressionBlock), or use cross-entropy")
+    if binary and task != 'multilabel':
+        raise ValueError(f"loss_func is {name}, whose outputs do not sum to 1 over the classes (multi-label), but "
+                         "every item has one class: use one output a class and cross-entropy, or MultiCategoryBlock")
+    if task == 'segmentation' and isinstance(inner, LabelSmoothingCrossEntropy): return partial(torch.softmax, dim=1)
+    if hasattr(loss_func, 'activation'): return loss_func.activation
+    if task == 'multilabel':
+        if base is F.binary_cross_entropy_with_logits or isinstance(base, nn.BCEWithLogitsLoss): return torch.sigmoid
+        if binary: return noop
+    elif base is F.cross_entropy or isinstance(base, nn.CrossEntropyLoss): return partial(torch.softmax, dim=1)
+    elif base is F.nll_loss or isinstance(base, nn.NLLLoss): return torch.exp
+    raise ValueError(f"loss_func is {name}, which has no `activation`: pass act=, the function that turns the "
+                     "model's outputs into probabilities, for example act=partial(torch.softmax, dim=1)")
+
+
+def check_preds(
+    preds,  # Tensor as the activation gave it: (n, c), regression (n,) or (n, k), segmentation (n, c, h, w)
+    n=None,  # Number of items that were to be predicted, where known
+    c=None,  # Number of classes, where known
+    task='classification',  # One of `TASKS`
+) -> np.ndarray:  # float32, (n, 1) made (n,) for regression
+    "`preds` as an array, or a ValueError that says why it cannot be class probabilities, or numbers for regression"
+    ndims, shape = {'regression': ((1, 2), '(n,) or (n, outputs)'), 'segmentation': ((4,), '(n, classes, h, w)')}.get(
+        task, ((2,), '(n, classes)'))
+    if not isinstance(preds, torch.Tensor) or preds.ndim not in ndims:
+        found = f"shape {tuple(preds.shape)}" if isinstance(preds, torch.Tensor) else f"a {type(preds).__name__}"
+        raise ValueError(f"the model's predictions are {found}, not {shape}: {task} needs one output a "
+                         f"{'target' if task == 'regression' else 'class'}")
+    if n is not None and len(preds) != n:
+        raise ValueError(f"the model predicted {len(preds)} of {n} items: some were skipped while loading "
+                         "(SkipItemException?); leave them out of the data set")
+    p = preds.detach().float().cpu().numpy()
+    if task == 'regression' and p.ndim == 2 and p.shape[1] == 1: p = p[:, 0]
+    found = 1 if p.ndim == 1 else p.shape[1]
+    if c is not None and found != c:
+        kind = f'there are {c} targets an item' if task == 'regression' else f'the vocab has {c} classes'
+        raise ValueError(f"the model has {found} outputs, but {kind}")
+    bad = ~np.isfinite(p.reshape(len(p), -1)).all(1)
+    if bad.any():
+        raise ValueError(f"the predictions of {bad.sum()} items are NaN or infinite: the model "
+                         "diverged; lower the learning rate or clip gradients")
+    if task == 'regression': return p
+    off = 0 if task == 'multilabel' else np.abs(p.sum(1) - 1).max(initial=0)
+    if p.min(initial=0) < -1e-3 or p.max(initial=0) > 1 + 1e-3 or off > 1e-3:
+        why = 'values outside 0..1' if task == 'multilabel' else 'rows do not sum to 1'
+        raise ValueError(f"the predictions are not probabilities ({why}): pass act=, the function that "
+                         "turns the model's outputs into probabilities")
+    return p.clip(0, 1) if task == 'multilabel' else p
+

@@ -15,8 +15,6 @@ from fastcore.basics import Stateful
 from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 
-__all__ = ['check_jobs', 'dumps', 'loads', 'run_jobs']
-
 TRIES = 4
 _LOST = 'TerminatedWorkerError', 'BrokenProcessPool', 'KilledWorker', 'CommClosedError', 'RayError', 'WorkerLostError'
 _SETTINGS = [(torch.get_num_threads, torch.set_num_threads), (torch.get_default_dtype, torch.set_default_dtype),

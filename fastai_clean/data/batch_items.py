@@ -9,8 +9,6 @@ from fastai.torch_basics import Pipeline
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
-__all__ = ['BatchItems']
-
 KEY = 'fastai_clean_positions'
 
 

@@ -8,21 +8,17 @@ import torch
 from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
 from fastai.callback.hook import HookCallback
 from fastai.learner import Learner
-from fastai.optimizer import Lookahead, OptimWrapper
+from fastai.optimizer import Lookahead, Optimizer, OptimWrapper
 from fastcore.foundation import L
 from fastcore.imports import noop
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..folds import fold_dls
-from ..folds.distributed import bare_dls, bare_model, shared_parts
-
-__all__ = ['copy_model', 'detached', 'FitRecord', 'FoldLearner', 'InFold', 'snapshot', 'warn_of_training',
-           'was_trained']
+from ..data import fold_dls
+from ..data.distributed import bare_dls, bare_model, shared_parts
 
 _WATCHERS = {f'fastai.callback.{o}' for o in
              'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
-
 
 def _shapes_training(cb, leave_out):
     "Whether folds need `cb`: everything but progress bars, loggers, trackers and what says `in_folds = False`"
@@ -213,3 +209,13 @@ class FoldLearner:
         "The fit of `record`, once more"
         hypers = {o: [h[o] for h in record.hypers] for o in ('lr', 'wd') if o in record.hypers[0]}
         self.learn.fit(record.n_epoch, **hypers)
+
+
+def check_opt_func(
+    opt_func,  # `opt_func` of a Learner
+):
+    "Raise TypeError where `opt_func` is a built optimizer, which is tied to the parameters of one model"
+    if isinstance(opt_func, (OptimWrapper, Optimizer, torch.optim.Optimizer)):
+        raise TypeError(f"opt_func is a built {type(opt_func).__name__}, tied to the parameters of one model: pass a "
+                        "function that builds it, for example opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)")
+

@@ -1,14 +1,13 @@
 "What training tells of its items: the record of every epoch, and the scores made from it"
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 
-from ..issues import find_issues, label_quality
-from ..issues.columns import any_score, check_choice
-from ..saved import load_arrays, save_arrays
-
-__all__ = ['DYNAMICS_SCORES', 'Dynamics', 'forgetting_events', 'margin']
+from ._files import load_arrays, save_arrays
+from .issues import find_issues, label_quality
+from .issues.columns import any_score, check_choice
 
 DYNAMICS_SCORES = ('aum', 'mean_prob', 'forgetting', 'data_map', 'ensemble')
 
@@ -29,7 +28,7 @@ class Dynamics:
         pred_probs,  # Mean probabilities (n, c)
         targets,  # Given class indices (n,)
         samples=None,  # Boolean mask (n,) of the threshold samples; None: there are none
-        items=None,  # Stable names of the items (n,); None: their positions
+        ids=None,  # Stable names of the items (n,); None: their positions
         vocab=None,  # Class names (c,); None: the class indices
         config=None,  # How it was made: anything that JSON holds
     ):
@@ -37,13 +36,13 @@ class Dynamics:
         n, c = self.pred_probs.shape
         self.targets = np.asarray(targets)
         self.samples = np.zeros(n, dtype=bool) if samples is None else np.asarray(samples)
-        self.items = [str(i) for i in range(n)] if items is None else [str(o) for o in items]
+        self.ids = [str(i) for i in range(n)] if ids is None else [str(o) for o in ids]
         self.vocab = list(range(c)) if vocab is None else [o.item() if isinstance(o, np.generic) else o for o in vocab]
         self.config = dict(config or {})
         shape = (self.probs.shape[0], n)
         for name, found, want in (('probs', self.probs.shape, shape), ('margins', self.margins.shape, shape),
                                   ('targets', self.targets.shape, (n,)), ('samples', self.samples.shape, (n,)),
-                                  ('items', (len(self.items),), (n,)), ('vocab', (len(self.vocab),), (c,))):
+                                  ('ids', (len(self.ids),), (n,)), ('vocab', (len(self.vocab),), (c,))):
             if found != want:
                 raise ValueError(f"{name} has shape {found}, but pred_probs has shape {(n, c)}: it must be {want}")
 
@@ -116,7 +115,7 @@ class Dynamics:
         return np.where(self.done, values, np.median(values[self.done]))
 
     def _self_confidence(self, oof):
-        if oof.items != self.items:
+        if oof.ids != self.ids:
             raise ValueError(f"oof holds {len(oof)} items, which are not the {len(self)} of the training dynamics: "
                              "pass the OutOfFold of the same training set")
         return label_quality(oof.targets, oof.pred_probs)
@@ -126,14 +125,14 @@ class Dynamics:
         filter_by='prune_by_noise_rate',  # Which items are issues, of the mean probabilities: one of `FILTERS`
         oof=None,  # OutOfFold of the same items, which the score 'ensemble' joins
         **kwargs,  # Passed to `find_issues`
-    ) -> pd.DataFrame:  # Columns item, given, predicted, confidence, label_quality, is_issue; a row an item `done`
+    ) -> pd.DataFrame:  # Columns id, given, predicted, confidence, label_quality, is_issue; a row an item `done`
         """The issue table, as `find_issues` makes it of the mean probabilities: worst first, indexed by position,
         without the items that are not `done`. With threshold samples and the score 'aum', the issues are the items
         whose AUM is below `threshold`. The probabilities are in-sample: once the model knows the labels by heart the
         order stays good, but few items are flagged."""
         values, at = self.score(score, oof), np.flatnonzero(self.done)
         df = find_issues(self.targets[at], self.pred_probs[at], filter_by, values[at], vocab=self.vocab,
-                         items=[self.items[i] for i in at], **kwargs)
+                         ids=[self.ids[i] for i in at], **kwargs)
         df.index = pd.Index(at[df.index], name=df.index.name)
         if self.threshold is not None and isinstance(score, str) and score == 'aum':
             df['is_issue'] = self.aum[df.index] < self.threshold
@@ -147,7 +146,7 @@ class Dynamics:
 
         Raises FileExistsError where `path` holds something else, or holds Dynamics and `overwrite` is False, and
         TypeError where a name of the vocab is not text, a number or a boolean."""
-        meta = dict(format=1, items=self.items, vocab=self.vocab, config=self.config)
+        meta = dict(format=1, ids=self.ids, vocab=self.vocab, config=self.config)
         return save_arrays(path, 'Dynamics', 'dynamics.json', {o: getattr(self, o) for o in _ARRAYS}, meta, overwrite)
 
     @classmethod
@@ -156,7 +155,7 @@ class Dynamics:
     ):
         "Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing or does not fit"
         arrays, meta = load_arrays(path, 'Dynamics', 'dynamics.json', _ARRAYS)
-        return cls(**arrays, **{o: meta[o] for o in ('items', 'vocab', 'config')})
+        return cls(**arrays, **{o: meta[o] for o in ('ids', 'vocab', 'config')})
 
 
 def margin(
@@ -191,3 +190,23 @@ def _mean(x):
 
 
 _ARRAYS = 'probs', 'margins', 'pred_probs', 'targets', 'samples'
+
+
+_dynamics = WeakKeyDictionary()
+
+
+def dynamics_of(
+    learn,  # A Learner
+) -> Dynamics | None:
+    "The Dynamics of the training set of `learn`, as `learn.dynamics` gives it"
+    return _dynamics.get(learn)
+
+
+def set_dynamics(
+    learn,  # A Learner
+    value,  # Dynamics; None: forget them
+):
+    "Set `learn.dynamics`. It is kept beside the Learner, so that `learn.export()` leaves it out"
+    if value is None: _dynamics.pop(learn, None)
+    elif isinstance(value, Dynamics): _dynamics[learn] = value
+    else: raise TypeError(f"dynamics is a {type(value).__name__}: set Dynamics, for example Dynamics.load(path)")

@@ -13,20 +13,15 @@ from fastai.torch_core import no_random
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .callbacks import (
-    ConfidentLearningCallback,
-    CoTeachingCallback,
-    ItemWeightsCallback,
-    SoftPseudoLabelCallback,
-)
+from .callbacks import ConfidentLearningCallback, CoTeachingCallback, ItemWeightsCallback, SoftPseudoLabelCallback
 from .callbacks.targets import TargetsCallback
-from .checks import is_binary_loss
-from .folds import fewer, labels_of, new_dl, view
+from .data import fewer, labels_of, new_dl, view
+from .data.labels import is_binary_loss
+from .data.subsets import relabelled
+from .dynamics import dynamics_of, set_dynamics
 from .interpret import CleanInterpretation
-from .oof import snapshot, was_trained
-from .review.dls import relabelled
-
-__all__ = ['STRATEGIES', 'CleanFit']
+from .oof import FitRecord, OutOfFold, make_engine, snapshot, warn_of_training, was_trained
+from .oof.result import oof_of, set_oof
 
 STRATEGIES = 'drop', 'relabel', 'soft', 'weight'
 
@@ -141,4 +136,43 @@ def _relabel(learn, oof, flagged):
     dl, every = learn.dls.train, np.arange(len(oof))
     predicted = oof.pred_probs[flagged].argmax(1)
     new = {int(i): (int(k), oof.vocab[k]) for i, k in zip(flagged, predicted)}
-    learn.dls.loaders[0] = new_dl(dl, relabelled(view(dl.dataset, every, 0), new, oof.items), every)
+    learn.dls.loaders[0] = new_dl(dl, relabelled(view(dl.dataset, every, 0), new, oof.ids), every)
+
+
+@patch
+def oof_preds(self: Learner,
+    fit=None,  # Function that trains the Learner it is given, such as `lambda l: l.fine_tune(3)`; features need none
+    n_folds=5,  # Number of folds
+    splits=None,  # Fold numbers (n,), group ids (n,) or a scikit-learn splitter; None: stratified folds
+    seed=42,  # Seed of the folds and of the fold Learners' random numbers
+    act=None,  # Activation that turns outputs into probabilities; None: the loss's
+    leave_out=(),  # Callback classes that folds leave out, besides progress, loggers and trackers
+    tta=None,  # 'flip': predict the held-out images and their mirror images, and take the mean
+    n_jobs=1,  # Processes in which folds are trained; 1: this one, -1: one a core
+    cache_dir=None,  # Folder in which finished folds are kept; None: nowhere
+    n_repeats=1,  # Times that everything is repeated with the next seed; the probabilities are averaged
+    average=None,  # 'epochs': the mean of the predictions after each epoch of the last fit
+    mode='folds',  # 'features': heads on the untrained model's features instead; 'auto': where they are good enough
+) -> OutOfFold:
+    """Out-of-fold probabilities of the training set: `fit` trains `n_folds` copies of this Learner, not itself.
+
+    Cross-validation as confident learning needs it (Northcutt et al., JAIR 2021). Also sets `learn.oof`. `n_jobs`,
+    `cache_dir`, `n_repeats`, `average` and `mode` are as in `ConfidentLearningCallback`; `cache_dir` knows `fit` by its
+    code, its defaults and closures, and the plain values and functions of its own module that it names.
+
+    Raises TypeError or ValueError, before training, for data and optimizers that cannot be split into folds, and for a
+    `cache_dir` of another run; warns where the Learner is trained already."""
+    if fit is None and mode != 'features':
+        raise TypeError("fit is None: pass the function that trains, such as lambda l: l.fine_tune(3), or "
+                        "mode='features'")
+    if not (fit is None or callable(fit)): raise TypeError(f"fit is {fit!r}: pass the function that trains")
+    warn_of_training(self)
+    record = FitRecord(self, None)
+    make_engine(record, mode, cache_dir, n_folds=n_folds, splits=splits, seed=seed, act=act, leave_out=leave_out,
+                tta=tta, n_jobs=n_jobs, n_repeats=n_repeats, average=average).run(record, fit)
+    return self.oof
+
+
+Learner.oof = property(oof_of, set_oof, doc="The `OutOfFold` of the training set, or None; `export` leaves it out")
+Learner.dynamics = property(dynamics_of, set_dynamics,
+                            doc="The `Dynamics` of the training set, or None; `export` leaves it out")

@@ -7,8 +7,6 @@ from fastai.torch_core import num_distrib
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ['alone', 'bare_dl', 'bare_dls', 'bare_model', 'check_one_process', 'is_distributed', 'shared_parts']
-
 
 def is_distributed(
     o,  # A callback or a DataLoader

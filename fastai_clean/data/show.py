@@ -11,14 +11,10 @@ from fastai.text.data import Numericalize
 from fastai.torch_core import no_random
 from fastcore.xtras import is_listy
 from matplotlib import colormaps
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..folds import plain_dl
-from ..plots import Unreadable
-
-__all__ = ['show_item', 'show_masks', 'image_path', 'readable', 'decoded_frame']
-
-ORIENTATION = 0x0112
+from .._images import Unreadable, upright
+from . import plain_dl
 
 
 def show_item(
@@ -33,7 +29,7 @@ def show_item(
             return _table_row(row, [*ds.x_names])
         if not isinstance(ds, Datasets): return _shown(ds[i][0], ds, i)
         x, path = _load(ds.tls[0], i)
-        return _shown(_upright(x, path), ds, i)
+        return _shown(upright(x, path) if isinstance(x, Image.Image) else x, ds, i)
     except Exception as e:  # noqa: BLE001  a person's loading code may raise anything; the reason is shown
         return Unreadable(f'{type(e).__name__}: {e}')
 
@@ -116,14 +112,6 @@ def _load(tl, i):
         if _opens_image(f) and isinstance(x, (str, Path)): path = Path(x)
         x = f(x, split_idx=1)
     return x, path
-
-
-def _upright(x, path):
-    if path is None or not isinstance(x, Image.Image): return x
-    with Image.open(path) as original: orientation = original.getexif().get(ORIENTATION, 1)
-    if orientation == 1: return x
-    x.getexif()[ORIENTATION] = orientation
-    return ImageOps.exif_transpose(x)
 
 
 def _shown(x, ds, i):

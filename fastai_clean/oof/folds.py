@@ -6,17 +6,16 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 
-from ..checks import check_opt_func, infer_act, is_binary_loss
-from ..folds import fold_numbers, item_ids, labels_of
+from ..data import fold_numbers, ids_of, labels_of
+from ..data.labels import is_binary_loss
+from ..data.predict import infer_act
 from .cache import FoldCache
+from .fit import FoldLearner, check_opt_func, copy_model, snapshot
 from .jobs import FoldJob, Predicts, fold_bar, fold_random
-from .parallel import check_jobs, dumps, run_jobs
-from .replay import FoldLearner, copy_model, snapshot
-from .result import OutOfFold
+from .result import OutOfFold, set_oof
 from .runs import describe_fit, describe_run
 from .state import plain_state
-
-__all__ = ['FoldLearners']
+from .workers import check_jobs, dumps, run_jobs
 
 
 class FoldLearners:
@@ -59,7 +58,7 @@ class FoldLearners:
                 raise ValueError("the training set's targets are all the same: there is nothing to confuse")
             if targets is None: targets = np.zeros(len(record.dls.train_ds), dtype=np.int64)
             self.numbers = [fold_numbers(targets, n_folds, splits, self.seed + r) for r in range(self.n_repeats)]
-            self.items = item_ids(record.dls.train_ds, learn.path)
+            self.ids = ids_of(record.dls.train_ds, learn.path)
             self.snapshot = snapshot(learn)
         self.fold = self.numbers[0]
         self.n_folds = int(self.fold.max()) + 1
@@ -122,7 +121,8 @@ class FoldLearners:
     ):
         "Note a fit, which `follow()` is to repeat; what is known of the one before is let go"
         self.fits.append(record)
-        self.results, self.learn.oof = {}, None
+        self.results = {}
+        set_oof(self.learn, None)
         self.persons += [record.model, record.opt]
 
     def run(self,
@@ -193,4 +193,5 @@ class FoldLearners:
         config = {**self.config, 'n_epoch': [o.n_epoch for o in self.fits], 'fold_metrics': metrics}
         vocab = [] if self.labels.task == 'regression' else self.labels.vocab
         targets = self.labels.targets.copy() if masks is None else masks
-        self.learn.oof = OutOfFold(probs, targets, self.fold.copy(), self.items, vocab, config, self.labels.task)
+        set_oof(self.learn, OutOfFold(probs, targets, self.fold.copy(), self.ids, vocab, config,
+                                      self.labels.task))

@@ -16,10 +16,7 @@ from fastai.vision.data import ImageDataLoaders
 from fastai.vision.learner import model_meta, vision_learner
 from fastai.vision.models import xresnet
 
-from ..frames import check_frame
-from .data import imagenette_path, imagenette_version, mnist_path, noisy_imagenette, noisy_mnist
-
-__all__ = ['gradual_unfreeze', 'imagenette_dls', 'imagenette_learner', 'mnist_learner']
+from .datasets import check_frame, imagenette_path, imagenette_version, mnist_path, noisy_imagenette, noisy_mnist
 
 _XRN50 = 'https://s3.amazonaws.com/fast-ai-modelzoo/xrn50_940.pth'
 

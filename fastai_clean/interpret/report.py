@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..plots import Unreadable
-from ..plots.names import neutral
+from .._images import Unreadable, encoded, thumbnail
+from .._text import neutral
 
-__all__ = ['page', 'thumbnail']
-
-NAMES = {'item', 'given', 'predicted', 'label', 'class', 'true', 'path', 'position'}
+NAMES = {'id', 'item', 'given', 'predicted', 'label', 'class', 'true', 'path', 'position'}
 MAX_TEXT, MAX_LINES, MAX_CELL, MAX_LIST, MAX_TABLE, DPI = 600, 16, 160, 20, 200, 144
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 DARK_PANEL = '#1c2128'
@@ -95,35 +93,6 @@ def page(
             f'<title>{_escaped(_cut(str(title)))}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n'
             f'<body><header><h1>{_data(title)}</h1>{f"<nav><ul>{links}</ul></nav>" if links else ""}</header>\n'
             f'<main>{notices}<dl class="figures">{_pairs(summary)}</dl>\n{body}</main></body></html>\n')
-
-
-def thumbnail(
-    image,  # Grays (h, w) or (h, w, 1), or colours (h, w, 3 or 4): bool, integers 0 to 255 or floats 0 to 1
-    size=160,  # Longest side in pixels; smaller images keep theirs
-) -> tuple[bytes, str, int, int]:  # The file, its MIME type, its width and height in pixels
-    """A small PNG or JPEG of an image, whichever is smaller; PNG, which loses nothing, up to 64 pixels a side.
-
-    Floats beyond 0..1 are read as 0..255, and numbers beyond that stretched from the smallest to the largest, as in
-    `plot_items`; NaN is black. Raises ValueError for what is no image."""
-    a = np.asarray(image)
-    if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
-    if a.dtype.kind not in 'biuf' or not a.size or (a.ndim != 2 and (a.ndim != 3 or a.shape[2] not in (3, 4))):
-        raise ValueError(f"image has shape {a.shape} and dtype {a.dtype}: pass numbers of shape (h, w) or (h, w, 3)")
-    if a.dtype != np.uint8:
-        a, tops = np.nan_to_num(a.astype(float), posinf=0, neginf=0), (1, 255) if a.dtype.kind in 'bf' else (255,)
-        lo, hi = next(((0, o) for o in tops if a.min() >= -.05 and a.max() <= o + .05), (a.min(), a.max()))
-        a = (((a - lo)/((hi - lo) or 1)).clip(0, 1)*255).round().astype(np.uint8)
-    im = Image.fromarray(a)
-    im.thumbnail((size, size))
-    return *_encoded(im, lossless=max(im.size) <= 64), *im.size
-
-
-def _encoded(im, lossless=False):
-    png, jpeg = BytesIO(), BytesIO()
-    im.save(png, 'PNG', optimize=True)
-    if lossless or im.mode == 'RGBA': return png.getvalue(), 'image/png'
-    im.save(jpeg, 'JPEG', quality=88, subsampling=0)
-    return min((png.getvalue(), 'image/png'), (jpeg.getvalue(), 'image/jpeg'), key=lambda o: len(o[0]))
 
 
 def _uri(data, mime): return f'data:{mime};base64,{base64.b64encode(data).decode()}'
@@ -210,7 +179,7 @@ def _drawn(draw, style):
         for n in set(plt.get_fignums()) - before: plt.close(n)
     im = Image.open(file).convert('RGB')
     few = im.quantize(256) if im.getcolors(4096) else im
-    return [(_uri(*_encoded(few, lossless=few is not im)), *(round(o*96/DPI) for o in im.size))]
+    return [(_uri(*encoded(few, lossless=few is not im)), *(round(o*96/DPI) for o in im.size))]
 
 
 def _cards(rows):

@@ -16,11 +16,10 @@ from fastai.torch_core import no_random, rank_distrib
 from fastcore.basics import store_attr
 from PIL import Image
 
-from .callbacks import ConfidentLearningCallback
-from .interpret import CleanInterpretation
-from .interpret.html import thumbnail
-
-__all__ = ['CleanWandbCallback', 'log_interpretation', 'fold_summary']
+from .._images import thumbnail
+from ..interpret import CleanInterpretation
+from ..oof.result import oof_of
+from . import ConfidentLearningCallback
 
 MAX_TEXT, MAX_PIXELS = 4000, 256
 _STARTED = WeakSet()
@@ -70,7 +69,8 @@ class CleanWandbCallback(Callback):
         self.wandb_run.config.update({'learner': _config(self.learn)}, allow_val_change=True)
         classes = [o for cb in self.learn.cbs for o in type(cb).__mro__]
         self._curves = not any(o.__module__ == 'fastai.callback.wandb' for o in classes)
-        self._oof, self._following = self.learn.oof, True
+        self._oof = oof_of(self.learn)
+        self._following = True
 
     def _start(self, wandb):
         run = wandb.run
@@ -101,14 +101,15 @@ class CleanWandbCallback(Callback):
         "Log the folds, if this fit was followed by them"
         following, before = self._following, self._oof
         self._following, self._oof = False, None
-        if following and self.learn.oof is not None and self.learn.oof is not before: self.log_oof(self.learn)
+        oof = oof_of(self.learn)
+        if following and oof is not None and oof is not before: self.log_oof(self.learn)
 
     def log_oof(self,
         learn,  # The Learner, with a finished `learn.oof`
     ):
         """Log `learn.oof` to the run: done after every fit that made one; to be called after
         `ConfidentLearningCallback.resume`. Raises ValueError before the first fit and after `finish()`."""
-        run, oof = self.wandb_run, learn.oof
+        run, oof = self.wandb_run, oof_of(learn)
         if run is None: raise ValueError("there is no run to log to: fit first, or use log_interpretation")
         if run.disabled: return
         self._fits += 1

@@ -1,5 +1,6 @@
 "What a data set's targets and items are, read without its inputs where the data set allows it"
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,9 @@ from fastai.tabular.core import Tabular
 from fastai.text.data import LMDataLoader
 from fastai.vision.core import AddMaskCodes
 from fastcore.xtras import is_listy
+from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import IterableDataset
-
-from ..checks import task_of
-
-__all__ = ['Labels', 'labels_of', 'item_ids']
 
 
 class Labels(NamedTuple):
@@ -123,7 +122,7 @@ def _codes(dl):
     return next((list(o.codes) for o in fs if isinstance(o, AddMaskCodes) and o.codes is not None), None)
 
 
-def item_ids(
+def ids_of(
     ds,  # A data set: Datasets, Tabular, or any torch Dataset
     path=None,  # Folder that file paths are made relative to
 ) -> list[str]:
@@ -142,3 +141,33 @@ def _item_id(o, i, path):
     if isinstance(o, str): return o if len(o) < 200 and o.isprintable() else \
         'sha1:' + hashlib.sha1(o.encode(errors='surrogatepass')).hexdigest()
     return str(i)
+
+
+def task_of(
+    first,  # The first target of the data set, as the data set gives it
+) -> str:  # One of `TASKS`
+    """What kind of labels a target belongs to: an integer is a class, fastai's TensorMultiCategory several, a mask or a
+    matrix of integers one a pixel, a float or a vector of floats numbers to predict. Raises TypeError for the rest."""
+    kinds = {o.__name__ for o in type(first).__mro__}
+    a = first.dtype.kind if isinstance(first, (np.generic, np.ndarray)) else 'i'
+    known = isinstance(first, (int, float, np.generic, np.ndarray, torch.Tensor)) and a in 'biuf'
+    t = torch.as_tensor(first) if known else None
+    if kinds & {'TensorMultiCategory', 'MultiCategory'}: return 'multilabel'
+    if kinds & {'PILMask', 'TensorMask'}: return 'segmentation'
+    if t is not None and not kinds & {'TensorPoint', 'TensorBBox', 'TensorImageBase'}:
+        if t.ndim == 0: return 'regression' if t.is_floating_point() else 'classification'
+        if t.ndim == 1 and t.is_floating_point(): return 'regression'
+        if t.ndim == 2 and not t.is_floating_point(): return 'segmentation'
+    raise TypeError(f"the targets are of type {type(first).__name__}, but label issues need one class (CategoryBlock "
+                    "or an integer), several (MultiCategoryBlock), a mask (MaskBlock) or numbers (RegressionBlock) an "
+                    "item")
+
+
+def is_binary_loss(
+    loss_func,  # Loss function of a Learner
+) -> bool:
+    "Whether `loss_func` is fastai's or torch's binary cross-entropy"
+    base = loss_func.func if isinstance(loss_func, partial) else loss_func
+    return (isinstance(getattr(base, 'func', base), (nn.BCELoss, nn.BCEWithLogitsLoss))
+            or base in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits))
+

@@ -1,0 +1,139 @@
+"Files and folders that are written whole or not at all, and arrays on disk without pickle"
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+
+def free_path(
+    path,  # File to write
+    overwrite: bool = False,  # Whether a file that is there may be replaced
+) -> Path:
+    "`path`, links followed, if a file may be written there, else an OSError that says why not"
+    path = Path(path)
+    if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
+    if (path.exists() or path.is_symlink()) and not overwrite: raise _exists(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path {path} is in no folder: make {path.parent} first")
+    return path.resolve()
+
+
+def write_file(
+    path,  # File to write
+    write: Callable[[Path], object],  # Function that writes it, under the name that it is given
+    overwrite: bool = False,  # Whether to replace a file that is there
+) -> Path:
+    """Have `write` make a file, and only then give it its name. Raises FileExistsError if `path` is taken and
+    `overwrite` is False, also if it was taken while `write` ran."""
+    given, path = Path(path), free_path(path, overwrite)
+    with sibling(path) as tmp:
+        write(tmp)
+        if path.exists(): shutil.copymode(path, tmp)
+        if overwrite: os.replace(tmp, path)
+        else: _place(tmp, path)
+    return given
+
+
+@contextmanager
+def sibling(
+    path,  # File or folder that is to be made
+) -> Iterator[Path]:
+    "A hidden name beside `path`, with its suffixes; whatever stands there in the end is removed"
+    path = Path(path)
+    # Beside it, since a file can only be renamed within one file system
+    tmp = path.with_name(f'.{path.name[:40]}-{uuid4().hex}{"".join(path.suffixes[-2:])[:20]}')
+    try: yield tmp
+    finally:
+        if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
+        else: tmp.unlink(missing_ok=True)
+
+
+def _exists(path): return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
+
+
+def _place(tmp, path):
+    "Name `tmp` as `path`, unless another process has taken that name since"
+    # A hard link fails if the name is taken, where a rename would replace the file
+    try: os.link(tmp, path)
+    except FileExistsError: raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        if path.exists(): raise _exists(path) from None
+        os.replace(tmp, path)
+
+
+def sync_folder(
+    path,  # A folder
+):
+    "Sync the folder, so that a file that is new in it survives a power cut; does nothing on Windows"
+    if os.name == 'nt': return
+    fd = os.open(path, os.O_RDONLY)
+    try: os.fsync(fd)
+    finally: os.close(fd)
+
+
+def save_arrays(
+    path,  # Folder to make
+    kind: str,  # Name of the class of the result, for messages
+    file: str,  # Name of the JSON file
+    arrays: dict[str, np.ndarray],  # Name -> array
+    meta: dict,  # What JSON holds; `vocab` is in it
+    overwrite: bool = False,  # Whether to replace a result of this kind that was saved there before
+    default: Callable | None = None,  # Function that turns what JSON does not know into what it does
+) -> Path:
+    """Write the new folder `path`, which appears whole or not at all.
+
+    Raises FileExistsError if `path` holds something else, or a result and `overwrite` is False, and TypeError if a
+    name of the vocab is not text, a number or a boolean."""
+    path = Path(path)
+    for o in meta['vocab']:
+        if not isinstance(o, (str, int, float)):
+            raise TypeError(f"vocab holds {o!r}: use text or numbers")
+    if path.exists():
+        if not path.is_dir() or {o.name for o in path.iterdir()} - _files(file, arrays):
+            raise FileExistsError(f"path {path} holds other files: choose a new folder")
+        if any(path.iterdir()) and not overwrite:
+            raise FileExistsError(f"path {path} holds {kind} already: choose a new folder or pass overwrite=True")
+
+    with sibling(path) as tmp, sibling(path) as old:
+        tmp.mkdir(parents=True)
+        for name, array in arrays.items(): np.save(tmp/f'{name}.npy', array, allow_pickle=False)
+        (tmp/file).write_text(json.dumps(meta, default=default), encoding='utf-8')
+        try:
+            # A folder cannot be replaced by a rename, as a file can: the old one steps aside
+            if path.exists(): os.replace(path, old)
+            os.replace(tmp, path)
+        finally:
+            if old.exists() and not path.exists(): os.replace(old, path)
+    return path
+
+
+def load_arrays(
+    path,  # Folder that `save_arrays` made
+    kind: str,  # Name of the class of the result, for messages
+    file: str,  # Name of the JSON file
+    names: Iterable[str],  # Names of the arrays
+    mapped: Iterable[str] = (),  # Names of those to leave on disk, as memory maps
+) -> tuple[dict, dict]:  # Name -> array, and what JSON held
+    "Read what `save_arrays` wrote. Raises FileNotFoundError that names what is missing, ValueError for broken files"
+    path = Path(path)
+    if missing := sorted(o for o in _files(file, names) if not (path/o).is_file()):
+        raise FileNotFoundError(f"path {path} is not a saved {kind}: {', '.join(missing)} missing")
+    meta = json.loads((path/file).read_text(encoding='utf-8'))
+    # Version 0.1 wrote the ids as `items`
+    if isinstance(meta, dict) and 'items' in meta: meta['ids'] = meta.pop('items')
+    if lost := sorted({'ids', 'vocab', 'config'} - (meta.keys() if isinstance(meta, dict) else set())):
+        raise ValueError(f"path {path} is a broken {kind}: {file} lacks {', '.join(lost)}")
+
+    arrays = {}
+    for name in names:
+        mode = 'r' if name in mapped else None
+        arrays[name] = np.load(path/f'{name}.npy', mmap_mode=mode, allow_pickle=False)
+    return arrays, meta
+
+
+def _files(file, names): return {file, *(f'{o}.npy' for o in names)}

@@ -1,0 +1,92 @@
+"Images as a page can show them: upright, in bytes, small"
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
+LOSSLESS = 64  # Up to so many pixels a side a picture is PNG, which loses nothing: digits, icons
+
+
+class Unreadable(str):
+    "Why an item cannot be shown, in its place: a page draws a grey placeholder with this reason"
+
+
+def open_upright(
+    path,  # An image file
+    size: int | None = None,  # Longest side that is needed, for which JPEG decodes fewer pixels; None: all pixels
+) -> np.ndarray:  # (h, w, 3), or (h, w) numbers of a file that holds no colours
+    "The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do"
+    with Image.open(path) as im:
+        if size is not None: im.draft('RGB', (2*size, 2*size))
+        im = ImageOps.exif_transpose(im)
+        # 16-bit and float images would be clipped to 255 by a conversion to RGB
+        if im.mode[0] in 'IF': return np.asarray(im)
+        return np.asarray(im.convert('RGBA' if im.has_transparency_data else 'RGB'))
+
+
+def upright(
+    im: Image.Image,  # An image that was loaded from a file
+    path: Path | None,  # The file; None: the image is left as it is
+) -> Image.Image:
+    "`im`, turned upright as the EXIF data of its file say, which it may have lost on its way"
+    if path is None: return im
+    with Image.open(path) as original: orientation = original.getexif().get(ORIENTATION, 1)
+    if orientation == 1: return im
+    im.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(im)
+
+
+def pixels_of(
+    image,  # Grays (h, w) or (h, w, 1), or colours (h, w, 3 or 4): bool, integers 0 to 255 or floats 0 to 1
+) -> np.ndarray:  # uint8 (h, w) or (h, w, 3 or 4)
+    """An image as bytes. Floats beyond 0..1 are read as 0..255, and numbers beyond that are stretched from the smallest
+    to the largest; NaN is black. Raises ValueError for an array that is not an image."""
+    a = np.asarray(image)
+    if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
+    coloured = a.ndim == 3 and a.shape[2] in (3, 4)
+    if a.dtype.kind not in 'biuf' or not a.size or not (a.ndim == 2 or coloured):
+        raise ValueError(f"image has shape {a.shape} and dtype {a.dtype}: pass numbers of shape (h, w) or (h, w, 3)")
+    if a.dtype == np.uint8: return a
+
+    tops = (1, 255) if a.dtype.kind in 'bf' else (255,)
+    a = np.nan_to_num(a.astype(float), posinf=0, neginf=0)
+    fitting = [o for o in tops if a.min() >= -.05 and a.max() <= o + .05]
+    low, high = (0, fitting[0]) if fitting else (a.min(), a.max())
+    return (((a - low)/((high - low) or 1)).clip(0, 1)*255).round().astype(np.uint8)
+
+
+def small(
+    image,  # As for `pixels_of`
+    size: int,  # Longest side in pixels; a smaller image keeps its own
+) -> np.ndarray:  # uint8
+    "`image` in bytes, shrunk to `size`"
+    im = Image.fromarray(pixels_of(image))
+    im.thumbnail((size, size))
+    return np.asarray(im)
+
+
+def thumbnail(
+    image,  # As for `pixels_of`
+    size: int = 160,  # Longest side in pixels; a smaller image keeps its own
+) -> tuple[bytes, str, int, int]:  # The file, its MIME type, its width and height in pixels
+    "A small PNG or JPEG of an image, whichever is smaller. Raises ValueError as `pixels_of` does"
+    im = Image.fromarray(pixels_of(image))
+    im.thumbnail((size, size))
+    return *encoded(im, lossless=max(im.size) <= LOSSLESS), *im.size
+
+
+def encoded(
+    im: Image.Image,  # An image
+    lossless: bool = False,  # Whether it must be PNG
+) -> tuple[bytes, str]:  # The file and its MIME type
+    "`im` as the smaller of PNG and JPEG"
+    png = BytesIO()
+    im.save(png, 'PNG', optimize=True)
+    if lossless or im.mode == 'RGBA': return png.getvalue(), 'image/png'
+
+    jpeg = BytesIO()
+    im.save(jpeg, 'JPEG', quality=88, subsampling=0)
+    if len(png.getvalue()) <= len(jpeg.getvalue()): return png.getvalue(), 'image/png'
+    return jpeg.getvalue(), 'image/jpeg'
