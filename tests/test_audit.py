@@ -8,8 +8,7 @@ import pytest
 from cleanlab import Datalab
 from PIL import Image, ImageFilter
 
-from fastai_clean.issues.audit import audit
-from fastai_clean.issues.tasks import find_multilabel_issues, find_regression_issues
+from fastai_clean.issues import audit, find_multilabel_issues, find_regression_issues
 
 
 def case(seed=0, n=60, c=3, task='classification'):

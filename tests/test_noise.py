@@ -2,23 +2,20 @@
 import cleanlab
 import numpy as np
 import pytest
+from helpers import case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from test_issues import case
 
 from fastai_clean.all import (
-    apply_temperature,
     class_health,
-    class_thresholds,
     confident_joint,
     find_issues,
-    fit_temperature,
     label_quality,
-    noise_matrix,
     noise_rate,
     top_pairs,
 )
+from fastai_clean.issues import apply_temperature, class_thresholds, fit_temperature, noise_matrix
 
 
 @pytest.mark.parametrize('seed', range(4))

@@ -1,15 +1,32 @@
 "Labels and predictions in, label issues out: the only part that imports cleanlab"
-from .advise import Advice, advise_filter
+import warnings
+
+# cleanlab comes first, inside this guard: if its extra `datalab` is installed, importing it
+# silences every warning of the process
+with warnings.catch_warnings():
+    import cleanlab  # noqa: F401
+
 from .audit import audit
 from .calibrate import apply_temperature, fit_temperature
-from .noise import class_health, class_thresholds, confident_joint, noise_matrix, noise_rate, top_pairs
+from .classification import find_issues, label_quality
+from .confident import FILTERS, SCORES, StreamedIssues, predicted_classes
+from .multilabel import find_class_issues, find_multilabel_issues
+from .noise import (
+    Advice,
+    advise_filter,
+    class_health,
+    class_thresholds,
+    confident_joint,
+    noise_matrix,
+    noise_rate,
+    top_pairs,
+)
+from .regression import REGRESSION_SCORES, find_regression_issues
 from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segmentation_pixel_issues
-from .stream import FILTERS, SCORES, StreamedIssues, predicted_classes
-from .table import find_issues, find_issues_by, label_quality
-from .tasks import REGRESSION_SCORES, find_class_issues, find_multilabel_issues, find_regression_issues
 
-__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice', 'StreamedIssues',
-           'advise_filter', 'apply_temperature', 'audit', 'class_health', 'class_thresholds', 'confident_joint',
-           'find_class_issues', 'find_issues', 'find_issues_by', 'find_multilabel_issues', 'find_regression_issues',
-           'find_segmentation_issues', 'fit_temperature', 'label_quality', 'noise_matrix', 'noise_rate',
-           'predicted_classes', 'segmentation_pixel_issues', 'top_pairs']
+__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice',
+           'StreamedIssues', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
+           'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
+           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
+           'fit_temperature', 'label_quality', 'noise_matrix', 'noise_rate', 'predicted_classes',
+           'segmentation_pixel_issues', 'top_pairs']

@@ -1,19 +1,23 @@
 "Temperature scaling on the given labels"
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .checks import check_labels_probs
 
-CHUNK = 2**22
+CHUNK = 2**22  # Probabilities in work at a time
 
 
 def fit_temperature(
-    labels,  # Given labels: class indices (n,)
-    pred_probs,  # Probabilities (n, c)
+    labels: Any,  # Given labels: class indices (n,)
+    pred_probs: Any,  # Probabilities (n, c)
 ) -> float:  # Above 1: the model was too sure of itself
-    """The temperature that makes the given labels likeliest: Guo et al., "On Calibration of Modern Neural Networks",
-    ICML 2017, on log-probabilities instead of logits, which is the same. Wrong labels among the given ones make a
-    sharp model softer, as they should here: its probabilities are then those of the labels as they are given."""
+    """The temperature that makes the given labels likeliest: Guo et al., "On Calibration of Modern
+    Neural Networks", ICML 2017, on log-probabilities instead of logits, which is the same. Wrong
+    labels among the given ones make a sharp model softer, as they should here: its probabilities
+    are then those of the labels as they are given. Raises ValueError or TypeError as
+    `check_labels_probs` does."""
     labels, pred_probs = check_labels_probs(labels, pred_probs)
 
     def loss(log_t):
@@ -21,19 +25,23 @@ def fit_temperature(
         for i, p in _chunks(pred_probs):
             z = np.log(p)/np.exp(log_t)
             z -= z.max(1, keepdims=True)
-            total += (np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), labels[i:i + len(z)]]).sum(dtype=float)
+            own = z[np.arange(len(z)), labels[i:i + len(z)]]
+            total += (np.log(np.exp(z).sum(1)) - own).sum(dtype=float)
         return total/len(labels)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(.05), np.log(20)), method='bounded').x))
+    bounds = np.log(.05), np.log(20)
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method='bounded').x))
 
 
 def apply_temperature(
-    pred_probs,  # Probabilities (n, c)
-    temperature,  # What `fit_temperature` gives
+    pred_probs: Any,  # Probabilities (n, c)
+    temperature: float,  # What `fit_temperature` gives
 ) -> np.ndarray:  # (n, c), a new array
-    "Probabilities with their logarithms divided by `temperature`; no item's ranking of the classes changes"
+    """Probabilities with their logarithms divided by `temperature`, which changes no item's ranking
+    of the classes. Raises ValueError if it is not above 0"""
     pred_probs = check_labels_probs(np.zeros(len(pred_probs), dtype=int), pred_probs)[1]
     if not temperature > 0: raise ValueError(f"temperature is {temperature}: pass a number above 0")
+
     res = np.empty_like(pred_probs)
     for i, p in _chunks(pred_probs):
         z = np.log(p)/temperature
@@ -44,4 +52,5 @@ def apply_temperature(
 
 def _chunks(probs):
     rows = max(1, CHUNK//probs.shape[1])
-    for i in range(0, len(probs), rows): yield i, np.clip(probs[i:i + rows], np.finfo(probs.dtype).tiny, None)
+    tiny = np.finfo(probs.dtype).tiny  # The logarithm of 0 would be -inf
+    for i in range(0, len(probs), rows): yield i, np.clip(probs[i:i + rows], tiny, None)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
-from fastai_clean.all import FILTERS, SCORES, find_issues
+from fastai_clean.all import find_issues
+from fastai_clean.issues import FILTERS, SCORES
 
 FILE = Path(__file__).parents[3]/'shared/data/cifar10n/published_resnet18_oof.npz'
 pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f'{FILE} is not here')

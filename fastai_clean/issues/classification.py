@@ -1,0 +1,83 @@
+"Labels and predicted probabilities in, the issue table out"
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .checks import check_options, check_two_classes
+from .columns import Score, any_score, as_is, check_choice, id_column, names_of, worst_first
+from .confident import FILTERS, SCORES, StreamedIssues
+
+
+def find_issues(
+    labels: Any,  # Given labels: class indices (n,), or values of `vocab`
+    pred_probs: Any,  # Probabilities (n, c), out-of-fold if the model was trained on these labels
+    filter_by: str = 'prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
+    score: Score = 'self_confidence',  # What ranks: one of `SCORES`, or see `label_quality`
+    *,
+    ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
+    vocab: Sequence | None = None,  # Names of the c classes; None: their indices
+    frac_noise: float = 1.,  # Share of the estimated issues to flag, the likeliest first
+    num_to_remove_per_class: Sequence[int] | None = None,  # How many to flag of each class (c,)
+    min_examples_per_class: int = 1,  # Classes with no more items than this are not flagged
+    n_jobs: int | None = 1,  # Threads; -1 or None: one per processor
+) -> pd.DataFrame:  # n rows; columns id, given, predicted, confidence, label_quality, is_issue
+    """The issue table: every item, the likeliest wrong label first, indexed by the item's position
+    in the data set.
+
+    `confidence` is the probability of the predicted class, 0 to 1, and `label_quality` what
+    `label_quality` makes of `score`, for a name also 0 to 1. Ties keep the order of the data set.
+    `pred_probs` may be a memory map: it is read in chunks. Method: Northcutt, Jiang and Chuang,
+    "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
+    TypeError as `check_labels_probs` does, and ValueError for an unknown filter or score.
+
+    >>> probs = [[.9, .1], [.8, .2], [.05, .95], [.1, .9], [.1, .9]]
+    >>> df = find_issues([0, 0, 0, 1, 1], probs, vocab=['cat', 'dog'])
+    >>> df.is_issue.tolist()
+    [True, False, False, False, False]
+    >>> df[['given', 'predicted', 'label_quality']].head(1).to_dict('index')
+    {2: {'given': 'cat', 'predicted': 'dog', 'label_quality': 0.05}}
+    """
+    check_choice('filter_by', filter_by, FILTERS)
+    streamed = StreamedIssues(labels, pred_probs, vocab=vocab, n_jobs=n_jobs,
+                              entropy=isinstance(score, str) and score == SCORES[-1])
+    c = len(streamed.counts)
+    check_two_classes(streamed.labels)
+    options = check_options(c, frac_noise, num_to_remove_per_class, min_examples_per_class)
+    column = id_column(ids, len(streamed.labels))
+
+    names = names_of(c, vocab)
+    return worst_first(pd.DataFrame({
+        'id': as_is(column), 'given': as_is(names[streamed.labels]),
+        'predicted': as_is(names[streamed.predicted]), 'confidence': streamed.confidence,
+        'label_quality': _quality(streamed, score),
+        'is_issue': streamed.mask(filter_by, **options)}))
+
+
+def label_quality(
+    labels: Any,  # Given labels: class indices (n,)
+    pred_probs: Any,  # Probabilities (n, c)
+    score: Score = 'self_confidence',  # One of `SCORES`, scores (n,), a function, or a list of such
+) -> np.ndarray:  # (n,), low if the label is likely wrong
+    """Label quality scores of cleanlab, 0 to 1, or any others, in the order of the data set: Kuan
+    and Mueller, "Model-agnostic label quality scoring to detect real-world label errors", 2022.
+
+    A function gets labels (n,) and pred_probs (n, c), and returns scores (n,). Of a list, the
+    result is the mean of each item's rank by every score, 1/n to 1, so that their units do not
+    matter (Borda's count). Raises ValueError for an unknown name and for scores that are not n
+    numbers.
+
+    >>> label_quality([0, 1], [[.9, .1], [.7, .3]])
+    array([0.9, 0.3])
+    >>> label_quality([0, 1], [[.9, .1], [.7, .3]], ['self_confidence', [.5, .4]])
+    array([1. , 0.5])
+    """
+    return _quality(StreamedIssues(labels, pred_probs), score)
+
+
+def _quality(streamed, score):
+    # Only a function needs the probabilities whole
+    plain = isinstance(score, (str, np.ndarray, pd.Series))
+    probs = streamed.probs if plain else streamed.checked()
+    return any_score(score, streamed.score, streamed.labels, probs)
