@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import numpy as np
@@ -28,8 +29,8 @@ def write_file(
     write: Callable[[Path], object],  # Function that writes it, under the name that it is given
     overwrite: bool = False,  # Whether to replace a file that is there
 ) -> Path:
-    """Have `write` make a file, and only then give it its name. Raises FileExistsError if `path` is taken and
-    `overwrite` is False, also if it was taken while `write` ran."""
+    """Have `write` make a file, and only then give it its name. Raises FileExistsError if `path` is
+    taken and `overwrite` is False, also if it was taken while `write` ran."""
     given, path = Path(path), free_path(path, overwrite)
     with sibling(path) as tmp:
         write(tmp)
@@ -46,14 +47,17 @@ def sibling(
     "A hidden name beside `path`, with its suffixes; whatever stands there in the end is removed"
     path = Path(path)
     # Beside it, since a file can only be renamed within one file system
-    tmp = path.with_name(f'.{path.name[:40]}-{uuid4().hex}{"".join(path.suffixes[-2:])[:20]}')
+    # torch.save refuses a hidden name that has no suffix
+    suffix = ''.join(path.suffixes[-2:])[:20] or '.tmp'
+    tmp = path.with_name(f'.{path.name[:40]}-{uuid4().hex}{suffix}')
     try: yield tmp
     finally:
         if tmp.is_dir(): shutil.rmtree(tmp, ignore_errors=True)
         else: tmp.unlink(missing_ok=True)
 
 
-def _exists(path): return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
+def _exists(path):
+    return FileExistsError(f"path {path} exists: choose another or pass overwrite=True")
 
 
 def _place(tmp, path):
@@ -69,7 +73,7 @@ def _place(tmp, path):
 def sync_folder(
     path,  # A folder
 ):
-    "Sync the folder, so that a file that is new in it survives a power cut; does nothing on Windows"
+    "Sync the folder, so that a new file in it survives a power cut; does nothing on Windows"
     if os.name == 'nt': return
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
@@ -83,12 +87,12 @@ def save_arrays(
     arrays: dict[str, np.ndarray],  # Name -> array
     meta: dict,  # What JSON holds; `vocab` is in it
     overwrite: bool = False,  # Whether to replace a result of this kind that was saved there before
-    default: Callable | None = None,  # Function that turns what JSON does not know into what it does
+    default: Callable | None = None,  # Turns what JSON does not know into what it does
 ) -> Path:
     """Write the new folder `path`, which appears whole or not at all.
 
-    Raises FileExistsError if `path` holds something else, or a result and `overwrite` is False, and TypeError if a
-    name of the vocab is not text, a number or a boolean."""
+    Raises FileExistsError if `path` holds something else, or a result and `overwrite` is False, and
+    TypeError if a name of the vocab is not text, a number or a boolean."""
     path = Path(path)
     for o in meta['vocab']:
         if not isinstance(o, (str, int, float)):
@@ -97,7 +101,8 @@ def save_arrays(
         if not path.is_dir() or {o.name for o in path.iterdir()} - _files(file, arrays):
             raise FileExistsError(f"path {path} holds other files: choose a new folder")
         if any(path.iterdir()) and not overwrite:
-            raise FileExistsError(f"path {path} holds {kind} already: choose a new folder or pass overwrite=True")
+            raise FileExistsError(f"path {path} holds {kind} already: choose a new folder or pass "
+                                  "overwrite=True")
 
     with sibling(path) as tmp, sibling(path) as old:
         tmp.mkdir(parents=True)
@@ -119,19 +124,21 @@ def load_arrays(
     names: Iterable[str],  # Names of the arrays
     mapped: Iterable[str] = (),  # Names of those to leave on disk, as memory maps
 ) -> tuple[dict, dict]:  # Name -> array, and what JSON held
-    "Read what `save_arrays` wrote. Raises FileNotFoundError that names what is missing, ValueError for broken files"
+    """Read what `save_arrays` wrote. Raises FileNotFoundError that names what is missing, and
+    ValueError for broken files"""
     path = Path(path)
     if missing := sorted(o for o in _files(file, names) if not (path/o).is_file()):
         raise FileNotFoundError(f"path {path} is not a saved {kind}: {', '.join(missing)} missing")
     meta = json.loads((path/file).read_text(encoding='utf-8'))
     # Version 0.1 wrote the ids as `items`
     if isinstance(meta, dict) and 'items' in meta: meta['ids'] = meta.pop('items')
-    if lost := sorted({'ids', 'vocab', 'config'} - (meta.keys() if isinstance(meta, dict) else set())):
+    keys = meta.keys() if isinstance(meta, dict) else set()
+    if lost := sorted({'ids', 'vocab', 'config'} - keys):
         raise ValueError(f"path {path} is a broken {kind}: {file} lacks {', '.join(lost)}")
 
     arrays = {}
     for name in names:
-        mode = 'r' if name in mapped else None
+        mode: Literal['r'] | None = 'r' if name in mapped else None
         arrays[name] = np.load(path/f'{name}.npy', mmap_mode=mode, allow_pickle=False)
     return arrays, meta
 

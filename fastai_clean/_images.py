@@ -3,6 +3,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
@@ -14,13 +15,13 @@ class Unreadable(str):
 
 
 def open_upright(
-    path,  # An image file
-    size: int | None = None,  # Longest side that is needed, for which JPEG decodes fewer pixels; None: all pixels
+    path: str | Path,  # An image file
+    size: int | None = None,  # Longest side needed, for which JPEG decodes fewer pixels; None: all
 ) -> np.ndarray:  # (h, w, 3), or (h, w) numbers of a file that holds no colours
     "The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do"
-    with Image.open(path) as im:
-        if size is not None: im.draft('RGB', (2*size, 2*size))
-        im = ImageOps.exif_transpose(im)
+    with Image.open(path) as file:
+        if size is not None: file.draft('RGB', (2*size, 2*size))
+        im = ImageOps.exif_transpose(file)
         # 16-bit and float images would be clipped to 255 by a conversion to RGB
         if im.mode[0] in 'IF': return np.asarray(im)
         return np.asarray(im.convert('RGBA' if im.has_transparency_data else 'RGB'))
@@ -38,27 +39,40 @@ def upright(
     return ImageOps.exif_transpose(im)
 
 
-def pixels_of(
-    image,  # Grays (h, w) or (h, w, 1), or colours (h, w, 3 or 4): bool, integers 0 to 255 or floats 0 to 1
-) -> np.ndarray:  # uint8 (h, w) or (h, w, 3 or 4)
-    """An image as bytes. Floats beyond 0..1 are read as 0..255, and numbers beyond that are stretched from the smallest
-    to the largest; NaN is black. Raises ValueError for an array that is not an image."""
+def scaled(
+    image: ArrayLike,  # (h, w[, 1, 3 or 4]): booleans, integers 0..255 or floats 0..1
+    name: str = 'image',  # What the image is called in an error message
+) -> np.ndarray:  # (h, w) or (h, w, 3 or 4): uint8 as it was given, all else as floats 0..1
+    """An image in a range that is known. Floats beyond 0..1 are read as 0..255, and numbers beyond
+    that are stretched from the smallest to the largest; NaN is black. Raises ValueError for an
+    array that is not an image."""
     a = np.asarray(image)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     coloured = a.ndim == 3 and a.shape[2] in (3, 4)
     if a.dtype.kind not in 'biuf' or not a.size or not (a.ndim == 2 or coloured):
-        raise ValueError(f"image has shape {a.shape} and dtype {a.dtype}: pass numbers of shape (h, w) or (h, w, 3)")
+        raise ValueError(f"{name} has shape {a.shape} and dtype {a.dtype}: pass numbers of shape "
+                         "(h, w) or (h, w, 3)")
     if a.dtype == np.uint8: return a
 
     tops = (1, 255) if a.dtype.kind in 'bf' else (255,)
     a = np.nan_to_num(a.astype(float), posinf=0, neginf=0)
+    # Interpolation overshoots a little: 1.02 is still white, not the end of a range to stretch
     fitting = [o for o in tops if a.min() >= -.05 and a.max() <= o + .05]
     low, high = (0, fitting[0]) if fitting else (a.min(), a.max())
-    return (((a - low)/((high - low) or 1)).clip(0, 1)*255).round().astype(np.uint8)
+    return ((a - low)/((high - low) or 1)).clip(0, 1)
+
+
+def pixels_of(
+    image: ArrayLike,  # As for `scaled`
+) -> np.ndarray:  # uint8 (h, w) or (h, w, 3 or 4)
+    """An image as bytes, read as `scaled` reads it. Raises ValueError for an array that is not an
+    image"""
+    a = scaled(image)
+    return a if a.dtype == np.uint8 else (a*255).round().astype(np.uint8)
 
 
 def small(
-    image,  # As for `pixels_of`
+    image: ArrayLike,  # As for `scaled`
     size: int,  # Longest side in pixels; a smaller image keeps its own
 ) -> np.ndarray:  # uint8
     "`image` in bytes, shrunk to `size`"
@@ -68,10 +82,10 @@ def small(
 
 
 def thumbnail(
-    image,  # As for `pixels_of`
+    image: ArrayLike,  # As for `scaled`
     size: int = 160,  # Longest side in pixels; a smaller image keeps its own
 ) -> tuple[bytes, str, int, int]:  # The file, its MIME type, its width and height in pixels
-    "A small PNG or JPEG of an image, whichever is smaller. Raises ValueError as `pixels_of` does"
+    "A small PNG or JPEG of an image, whichever is smaller. Raises ValueError as `scaled` does"
     im = Image.fromarray(pixels_of(image))
     im.thumbnail((size, size))
     return *encoded(im, lossless=max(im.size) <= LOSSLESS), *im.size

@@ -6,7 +6,8 @@ import unicodedata
 from pathlib import PurePath
 
 BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
-WINDOWS_NAMES = {'con', 'prn', 'aux', 'nul', *(f'{o}{i}' for o in ('com', 'lpt') for i in range(10))}
+WINDOWS_NAMES = {'con', 'prn', 'aux', 'nul',
+                 *(f'{o}{i}' for o in ('com', 'lpt') for i in range(10))}
 MAX_NAME = 120  # Characters of a name that a page shows
 
 
@@ -22,15 +23,18 @@ def neutral(
     text: str,  # Text from the data
     n: int | None = None,  # Most characters, after which it says how many there were; None: all
 ) -> str:
-    "`text` with U+FFFD for what reorders or hides the text around it, and for what UTF-8 cannot hold"
+    "`text` with U+FFFD for what reorders or hides text around it, and for what UTF-8 cannot hold"
     if n is not None and len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
+    # Nothing that is printable is harmful, and nearly all text is: 70 times as fast
+    if text.isprintable(): return text
     return ''.join('\ufffd' if _is_harmful(o) else o for o in text)
 
 
 def _is_harmful(o):
     if o in '\n\t': return False
     # Right-to-left overrides let "gpj.exe" pass for "exe.jpg"; control characters drive terminals
-    return unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp') or unicodedata.bidirectional(o) in BIDI
+    if unicodedata.category(o) in ('Cc', 'Cs', 'Zl', 'Zp'): return True
+    return unicodedata.bidirectional(o) in BIDI
 
 
 def plain(

@@ -1,7 +1,11 @@
 "The journal against a model in memory, torn at every byte, of other data; and what the decisions make of the data"
+import hashlib
 import json
 import os
 import re
+import select
+import shutil
+import subprocess
 import sys
 import threading
 import warnings
@@ -13,36 +17,35 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, tiny_learn, tiny_model
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
+from fastai.tabular.all import (
+    Categorify,
+    CategoryBlock,
+    Normalize,
+    TabDataLoader,
+    TabularPandas,
+    tabular_learner,
+)
 from fastai.text.all import TextDataLoaders
 from fastai.vision.all import ImageDataLoaders
+from filelock import lock_descriptor, unlock_descriptor
+from helpers import CLASSES, DIGITS, PIXELS, digit_dls, tiny_learn, tiny_model
+from helpers import issue_table as table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from fastai_clean._text import as_text
 from fastai_clean.data import ids_of, labels_of
-from fastai_clean.review import ACTIONS, ReviewSession
+from fastai_clean.review import ACTIONS, ReviewSession, journal
 
-CLASSES = ['cat', 'dog', 'owl']
+DATA = Path(__file__).with_name('data')
 HOSTILE = ['a\nb', 'nul\0', 'stray\udcff', 'x'*10_000, '<img src=x onerror=alert(1)>', '../../up', '/etc/passwd', '',
            ' ', '\u202eright', '"quoted"\\', 'CON', '{"do":"delete"}', '😀'*200, '.hidden', 'a/b\\c', 'line\r\nend\r',
            'NA']
-
-
-def table(n=6, ids=None, **columns):
-    "An issue table of `n` items; the worst is the last"
-    items = [f'i{i}' for i in range(n)] if items is None else items
-    n = len(items)
-    names = pd.Series([CLASSES[i % 3] for i in range(n)], dtype=object)
-    df = pd.DataFrame({'item': pd.Series(items, dtype=object), 'given': names, 'predicted': names[::-1].to_numpy(),
-                       'confidence': np.linspace(.5, 1, n), 'label_quality': np.linspace(1, 0, n),
-                       'is_issue': np.arange(n) >= n//2})
-    return df.assign(**columns)
 
 
 def opened(tmp_path, user='ann', issues=None, **kw):
@@ -109,25 +112,54 @@ def test_any_interleaving_of_actions_and_undo_replays_to_the_model(steps, tmp_pa
         assert outcome(session) == model.state()
 
 
-def test_records_are_synced_before_an_action_returns_and_under_512_bytes(tmp_path, monkeypatch):
-    session, synced = opened(tmp_path, issues=table(ids=['é'*40 + str(i) for i in range(300)])), []
+def test_an_action_is_one_line_synced_before_it_returns(tmp_path, monkeypatch):
+    ids = ['é'*40 + str(i) for i in range(300)]
+    session, synced = opened(tmp_path, issues=table(ids=ids)), []
     real = os.fdatasync
     monkeypatch.setattr(os, 'fdatasync', lambda fd: (real(fd), synced.append(os.fstat(fd).st_size)))
-    session.note(list(session.issues.id), 'ü'*100)
-    session.relabel(session.issues.id[0], 'owl')
+    session.note(list(session.ids), 'ü'*2000)
+    session.relabel(ids[0], 'owl')
     assert synced[-1] == os.path.getsize(session.path) and len(synced) == 2
-    assert max(map(len, session.path.read_bytes().split(b'\n'))) < 511
     assert len(session.state) == 300
+    note, relabel = map(json.loads, session.path.read_text(encoding='utf-8').splitlines()[3:])
+    assert note['do'] == 'note' and note['text'] == 'ü'*2000
+    assert note['ids'] == session.ids.tolist()
+    assert relabel.keys() == {'do', 'ids', 'label', 'user', 'time', 'key'}
+    assert (relabel['do'], relabel['ids'], relabel['label'], relabel['user']) == (
+        'relabel', [ids[0]], 'owl', 'ann')
+
+
+def test_the_first_lines_say_what_the_journal_is_of(tmp_path):
+    session = opened(tmp_path, issues=table(set=['train', 'valid']*3))
+    lines = session.path.read_bytes().splitlines()
+    first, ids, classes = map(json.loads, lines)
+    assert first['journal'] == 'fastai_clean' and first['format'] == 2
+    assert first['ids'] == 6 and first['classes'] == 3
+    assert ids == {'ids': sorted(session.ids)} and classes == {'classes': list(CLASSES)}
+    assert first['ids_sha1'] == hashlib.sha1(lines[1][len('{"ids":'):-1]).hexdigest()
+    assert first['given_sha1'].keys() == {'train', 'valid'}
+    other = opened(tmp_path, issues=table(set=['train', 'valid']*3).sample(frac=1, random_state=0))
+    assert other.path.read_bytes().splitlines() == lines
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such modes')
+def test_a_new_journal_is_for_the_accounts_eyes_only_and_an_old_keeps_its_mode(tmp_path):
+    session = opened(tmp_path)
+    assert session.path.stat().st_mode & 0o777 == 0o600
+    session.path.chmod(0o664)
+    session.keep('i0')
+    opened(tmp_path).keep('i1')
+    assert session.path.stat().st_mode & 0o777 == 0o664 and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize('n', [1, 6, 300])
 def test_a_label_for_each_id_is_one_action(tmp_path, n):
     session = opened(tmp_path, issues=table(n))
-    ids, labels = list(session.issues.id), list(session.issues.predicted)
+    ids, labels = session.ids.tolist(), list(session.issues.predicted)
     session.relabel(ids, session.issues.predicted)
+    assert len(session.path.read_bytes().splitlines()) == 3 + 1
     other = opened(tmp_path, issues=table(n))
     assert [other.state[i]['label'] for i in ids] == [session.state[i]['label'] for i in ids] == labels
-    assert max(map(len, session.path.read_bytes().split(b'\n'))) < 511
     torn = session.path.read_bytes().splitlines(keepends=True)
     (tmp_path/'torn.jsonl').write_bytes(b''.join(torn[:-1]))
     assert ReviewSession(table(n), tmp_path/'torn.jsonl').state == {}
@@ -143,22 +175,48 @@ def test_labels_that_are_not_one_an_id_are_refused(tmp_path):
     assert session.state == {}
 
 
-def test_a_failed_sync_is_raised_and_acknowledges_nothing(tmp_path, monkeypatch):
-    session = opened(tmp_path)
-    def fail(fd): raise OSError('no space')
+@pytest.mark.parametrize('call', ['fdatasync', 'write'])
+def test_an_action_that_could_not_be_saved_is_raised_and_in_force_for_nobody(call, tmp_path,
+                                                                             monkeypatch):
+    session, other, real = opened(tmp_path), opened(tmp_path, 'bob'), os.write
+    session.unsure('i2')
+    before, state = session.path.read_bytes(), session.state
+    assert set(other.refresh()) == {'i2'}
+
+    def fail(fd, data=b''):
+        if len(data) > 20: return real(fd, data[:20])
+        raise OSError('no space')
     with monkeypatch.context() as m:
-        m.setattr(os, 'fdatasync', fail)
-        with pytest.raises(OSError, match='no space'): session.keep('i0')
-    assert session.state == {}
+        m.setattr(os, call, fail)
+        for act in (lambda: session.keep('i0'), lambda: session.relabel(['i0', 'i1'], 'owl'),
+                    session.undo):
+            with pytest.raises(OSError, match='no space'): act()
+            assert session.state is state and session.path.read_bytes() == before
+        assert other.refresh() == [] and set(opened(tmp_path).state) == {'i2'}
     session.delete('i1')
-    assert set(session.state) == {'i0', 'i1'} == set(opened(tmp_path).state)
+    assert set(session.state) == {'i1', 'i2'} == set(opened(tmp_path).state)
+    assert session.unreadable == 0
 
 
-def test_a_disk_that_takes_half_a_record_is_reported_and_survived(tmp_path, monkeypatch):
+def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_the_whole_line(tmp_path, monkeypatch):
     session, real = opened(tmp_path), os.write
+    monkeypatch.setattr(os, 'write', lambda fd, data: real(fd, data[:7]))
+    session.keep('i0')
+    assert set(session.state) == {'i0'} == set(opened(tmp_path).state)
+
+
+def test_a_file_that_cannot_be_cut_back_is_survived(tmp_path, monkeypatch):
+    session, real = opened(tmp_path), os.write
+
+    def write(fd, data):
+        if len(data) < 60: raise OSError('no space')
+        return real(fd, data[:20])
+
+    def fail(*_): raise OSError('no space')
     with monkeypatch.context() as m:
-        m.setattr(os, 'write', lambda fd, data: real(fd, data[:20]))
-        with pytest.raises(OSError, match='took 20 of'): session.keep('i0')
+        m.setattr(os, 'write', write)
+        m.setattr(os, 'ftruncate', fail)
+        with pytest.raises(OSError, match='no space'): session.keep('i0')
     with pytest.warns(UserWarning, match='1 lines that cannot be read'): session.keep('i1')
     assert set(session.state) == {'i1'}
 
@@ -168,14 +226,14 @@ def test_a_journal_torn_at_every_byte_opens_and_takes_the_next_record(tmp_path, 
     monkeypatch.setattr(os, 'fsync', lambda fd: None)
     issues = table(ids=[f'{i}' + 'x'*80 for i in range(5)])
     session, ends = opened(tmp_path, issues=issues), []
-    ids = list(session.issues.id)
+    ids = session.ids.tolist()
     states = [{}]
     for act in (lambda: session.relabel(ids[0], 'owl'), lambda: session.delete(ids), lambda: session.undo()):
         act()
         ends.append(os.path.getsize(session.path) - 1)
         states.append(outcome(session))
     whole = session.path.read_bytes()
-    assert whole.count(b'"do":"delete"') == 2
+    assert whole.count(b'"do":"delete"') == 1
     for cut in range(len(whole)):
         session.path.write_bytes(whole[:cut])
         with warnings.catch_warnings(record=True) as caught:
@@ -196,6 +254,12 @@ def test_a_journal_torn_at_every_byte_opens_and_takes_the_next_record(tmp_path, 
     b'{"do":"delete","ids":["i0"],"user":"a","time":"t","key":"k","part":[1,true]}',
     b'{"do":"relabel","ids":["i0"],"label":"cow","user":"a","time":"t","key":"k"}',
     b'{"do":"note","ids":["i0"],"text":1,"user":"a","time":"t","key":"k"}',
+    b'{"do":"relabel","ids":["i0"],"labels":["cat","dog"],"user":"a","time":"t","key":"k"}',
+    b'{"do":"relabel","ids":["i0"],"labels":["cow"],"user":"a","time":"t","key":"k"}',
+    b'{"do":"relabel","ids":["i0"],"labels":null,"label":"cat","user":"a","time":"t","key":"k"}',
+    b'{"do":"keep","ids":["i0"],"user":"\\ud800","time":"t","key":"k"}',
+    b'{"do":"note","ids":["i0"],"text":"\\udcff","user":"a","time":"t","key":"k"}',
+    b'{"do":"rotate","ids":["\\ud800"],"user":"a","time":"t","key":"k"}',
     b'{"do":"undo","user":"a","time":"t","key":"k"}', b'{"do":["undo"],"user":"a","time":"t","key":"k"}'])
 def test_lines_that_are_no_records_are_skipped_with_a_warning(line, tmp_path):
     session = opened(tmp_path)
@@ -205,6 +269,37 @@ def test_lines_that_are_no_records_are_skipped_with_a_warning(line, tmp_path):
     assert set(again.state) == {'i1'} and again.unreadable == 1
 
 
+NAMES = st.sampled_from(['i0', 'i1', 'cat', 'dog', 'other', 'k', 'a', '', '\ud800', None, 1, True])
+VALUES = st.one_of(NAMES, st.lists(NAMES, max_size=3), st.lists(st.integers(-1, 3), max_size=3),
+                   st.dictionaries(st.text(max_size=2), NAMES, max_size=2))
+RECORDS = st.fixed_dictionaries(
+    {'do': st.sampled_from([*ACTIONS, 'undo', 'redo', 'rotate', 1]), 'user': st.sampled_from('ab'),
+     'ids': st.one_of(st.lists(st.sampled_from(['i0', 'i1', 'i2']), max_size=3), VALUES),
+     'time': st.just('t'), 'key': st.sampled_from('klm')},
+    optional={'label': st.one_of(st.sampled_from(CLASSES), VALUES), 'labels': VALUES,
+              'text': VALUES, 'of': VALUES,
+              'part': st.one_of(st.sampled_from([[1, 2], [2, 2], [1, 1]]), VALUES)})
+
+
+@settings(max_examples=200, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=st.lists(RECORDS, max_size=12))
+@pytest.mark.filterwarnings('ignore:.*are skipped')
+def test_whatever_the_records_say_a_journal_opens_and_goes_on(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fdatasync', lambda fd: None)
+    monkeypatch.setattr(os, 'fsync', lambda fd: None)
+    (tmp_path/'j.jsonl').unlink(missing_ok=True)
+    session = opened(tmp_path)
+    with session.path.open('a') as f: f.writelines(json.dumps(o) + '\n' for o in records)
+    again = opened(tmp_path)
+    again.undo()
+    again.keep('i0')
+    session.refresh()
+    assert session.state == again.state and again.state['i0']['action'] == 'keep'
+    assert {o['label'] for o in again.state.values()} <= {*CLASSES, None}
+    assert len(session.agreement().columns) == 5 and len(session.decisions) == len(again.state)
+
+
 def test_actions_of_a_newer_version_are_skipped_with_a_warning(tmp_path):
     session = opened(tmp_path)
     with session.path.open('ab') as f: f.write(b'{"do":"rotate","ids":["i0"],"user":"a","time":"t","key":"k"}\n')
@@ -212,17 +307,76 @@ def test_actions_of_a_newer_version_are_skipped_with_a_warning(tmp_path):
     assert set(session.state) == {'i1'}
 
 
+def old_table():
+    "The issue table of tests/data/journal_1.jsonl, which version 0.1 wrote"
+    ids = [*HOSTILE, *(f'train/class/{i:03}.png' for i in range(30))]
+    given = (HOSTILE*3)[:len(ids)]
+    return table(ids=ids).assign(given=pd.Series(given, dtype=object),
+                                 predicted=pd.Series(given[::-1], dtype=object))
+
+
+def old_state():
+    "The state that version 0.1 had of it: id -> action, label, note, user, time"
+    texts = [as_text(o) for o in old_table()['id']]
+    rows = (DATA/'journal_1.json').read_text(encoding='utf-8').replace('LONG', HOSTILE[3])
+    names = 'action', 'label', 'note', 'user', 'time'
+    return {texts[i]: dict(zip(names, o)) for i, *o in json.loads(rows)}
+
+
+def test_a_journal_of_version_01_opens_with_the_same_state(tmp_path):
+    shutil.copy(DATA/'journal_1.jsonl', tmp_path/'j.jsonl')
+    with pytest.warns(UserWarning, match='1 lines that cannot be read'):
+        session = opened(tmp_path, issues=old_table())
+    assert len(old_state()) == 48 and {o['action'] for o in old_state().values()} == {
+        'delete', 'relabel', 'unsure'}
+    assert session.state == old_state()
+
+
+def test_a_journal_of_version_01_is_continued(tmp_path):
+    shutil.copy(DATA/'journal_1.jsonl', tmp_path/'j.jsonl')
+    before = (tmp_path/'j.jsonl').read_bytes()
+    with pytest.warns(UserWarning): ann = opened(tmp_path, issues=old_table())
+    with pytest.warns(UserWarning): bob = opened(tmp_path, 'bob é', old_table())
+    assert set(bob.redo()) == {'train/class/024.png', 'train/class/025.png'}
+    assert len(bob.undo()) == 2 and len(bob.undo()) == 1 and len(bob.undo()) == 48
+    assert len(bob.redo()) == 48 and len(bob.redo()) == 1
+    ann.refresh()
+    assert outcome(ann) == outcome(bob)
+    assert outcome(ann) == {k: tuple(o.values())[:4] for k, o in old_state().items()}
+    long, empty = HOSTILE[3], HOSTILE[7]
+    ann.relabel(long, empty)
+    ann.relabel([empty, 'a\nb'], [long, 'NA'])
+    ann.note(empty, 'x'*2000)
+    with pytest.warns(UserWarning): again = opened(tmp_path, issues=old_table())
+    assert again.state == ann.state and bob.refresh() and bob.state == ann.state
+    assert [ann.state[o]['label'] for o in (long, empty, 'a\nb')] == [empty, long, 'NA']
+    assert (tmp_path/'j.jsonl').read_bytes().startswith(before + b'\n')
+
+
+def test_a_journal_of_version_01_of_other_data_is_refused_with_the_difference(tmp_path):
+    shutil.copy(DATA/'journal_1.jsonl', tmp_path/'j.jsonl')
+    before = (tmp_path/'j.jsonl').read_bytes()
+    for issues, match in ((table(), 'another data set: 48 items are only in the journal'),
+                          (old_table().iloc[1:], "data set: 1 items are only in the journal"),
+                          (old_table().assign(given='NA', predicted='CON'), 'vocab: 16 classes')):
+        with pytest.raises(ValueError, match=match): opened(tmp_path, issues=issues)
+    (tmp_path/'j.jsonl').write_bytes(before[:700])
+    with pytest.raises(ValueError, match='changed or cut short'):
+        opened(tmp_path, issues=old_table())
+    assert (tmp_path/'j.jsonl').read_bytes() == before[:700]
+
+
 def test_a_batch_without_its_last_part_is_not_in_force_and_not_undone(tmp_path):
-    issues = table(ids=[f'{i}' + 'x'*60 for i in range(30)])
-    session = opened(tmp_path, issues=issues)
-    session.keep(session.issues.id[0])
-    session.delete(session.issues.id)
-    lines = session.path.read_bytes().splitlines(True)
-    assert json.loads(lines[-1])['part'] == [5, 5]
-    session.path.write_bytes(b''.join(lines[:-1]))
-    again = opened(tmp_path, issues=issues)
+    session = opened(tmp_path)
+    session.keep('i0')
+    parts = [{'do': 'delete', 'ids': [f'i{i}'], 'user': 'ann', 'time': 't', 'key': 'k',
+              'part': [i, 5]} for i in range(1, 6)]
+    with session.path.open('a') as f: f.writelines(json.dumps(o) + '\n' for o in parts[:-1])
+    again = opened(tmp_path)
     assert len(again.state) == 1
-    assert again.undo() == [session.issues.id[0]] and again.undo() is False
+    with session.path.open('a') as f: f.write(json.dumps(parts[-1]) + '\n')
+    assert len(again.refresh()) == 5 and len(again.undo()) == 5
+    assert again.undo() == ['i0'] and again.undo() is False
 
 
 def test_a_batch_is_one_action_for_undo_and_redo(tmp_path):
@@ -278,16 +432,88 @@ def test_a_journal_replaced_or_cut_while_open_is_refused(tmp_path):
     assert session.path.read_bytes() == whole
 
 
-def test_without_fcntl_a_byte_beyond_the_end_is_locked(tmp_path, monkeypatch):
-    calls = []
-    def locking(fd, mode, n):
-        calls.append((mode, os.lseek(fd, 0, os.SEEK_CUR), n))
-        if len(calls) == 1: raise OSError(36 if sys.platform == 'win32' else 35, 'in use')
-    fake = SimpleNamespace(LK_LOCK=1, LK_UNLCK=0, locking=locking)
-    monkeypatch.setitem(sys.modules, 'fcntl', None)
-    monkeypatch.setitem(sys.modules, 'msvcrt', fake)
-    opened(tmp_path).keep('i0')
-    assert [o[0] for o in calls] == [1, 1, 0, 1, 0] and {o[1:] for o in calls} == {(2**31 - 2, 1)}
+def test_other_content_in_the_same_file_is_refused(tmp_path):
+    session = opened(tmp_path)
+    session.keep('i0')
+    (tmp_path/'b').mkdir()
+    (tmp_path/'k').mkdir()
+    backup = tmp_path/'b'/'j.jsonl'
+    shutil.copy(session.path, backup)
+    session.delete('i1')
+    whole = session.path.read_bytes()
+    opened(tmp_path/'b').relabel(['i2', 'i3', 'i4'], 'owl')
+    ids = [f'k{i}' for i in range(6)]
+    opened(tmp_path/'k', issues=table(ids=ids)).keep(ids)
+    foreign = (tmp_path/'k'/'j.jsonl').read_bytes()
+    padded = foreign[:-1] + b' '*len(whole) + b'\n'
+    first = b'\n'.join(foreign.split(b'\n')[:3])
+    shifted = b' '*len(whole) + whole
+    for content in (backup.read_bytes(), padded, first + whole[len(first):], shifted):
+        assert len(content) >= len(whole)
+        session.path.write_bytes(content)  # as cp does: the same file, and no shorter
+        for act in (session.refresh, lambda: session.keep('i2'), session.undo, session.progress):
+            with pytest.raises(ValueError, match='replaced'): act()
+        assert session.path.read_bytes() == content and set(session.state) == {'i0', 'i1'}
+    session.path.write_bytes(whole)
+    session.keep('i2')
+    assert set(opened(tmp_path).state) == {'i0', 'i1', 'i2'}
+
+
+def test_a_locked_journal_is_waited_for_and_then_named(tmp_path, monkeypatch):
+    session = opened(tmp_path)
+    before = session.path.read_bytes()
+    with session.path.open('rb') as f:
+        assert lock_descriptor(f.fileno(), blocking=False)
+        later = threading.Timer(.2, lambda: unlock_descriptor(f.fileno()))
+        later.start()
+        session.keep('i0')
+        later.join()
+        assert set(session.state) == {'i0'} and not later.is_alive()
+        assert lock_descriptor(f.fileno(), blocking=False)
+        monkeypatch.setattr(journal, 'WAIT', .1)
+        with pytest.raises(TimeoutError, match='locked by another process for 0.1 seconds'):
+            session.keep('i1')
+    assert set(session.state) == {'i0'} and len(before.splitlines()) == 3
+    assert set(opened(tmp_path).state) == {'i0'}
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+@pytest.mark.filterwarnings('ignore:.*multi-threaded.*:DeprecationWarning')
+def test_a_fork_goes_on_while_a_thread_of_the_parent_is_inside_an_action(tmp_path, monkeypatch):
+    session, inside, leave = opened(tmp_path), threading.Event(), threading.Event()
+    session.keep('i0')
+    real = os.fdatasync
+
+    def slow(fd):
+        inside.set()
+        leave.wait()
+        real(fd)
+    monkeypatch.setattr(os, 'fdatasync', slow)
+    thread = threading.Thread(target=session.delete, args=('i1',))
+    thread.start()
+    inside.wait()
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(read)
+            with session._journal._lock: os.write(write, b'1')
+            monkeypatch.undo()
+            os.write(write, b'2' if set(session.refresh()) >= {'i1'} else b'x')
+            session.unsure('i2')
+            os.write(write, b'3' if set(session.state) == {'i0', 'i1', 'i2'} else b'x')
+        finally: os._exit(0)
+    os.close(write)
+    with open(read, 'rb', buffering=0) as f:
+        assert f.read(1) == b'1'  # the child is past the lock that the other thread held
+        assert not select.select([f], [], [], .2)[0]  # and waits for that on the file
+        leave.set()
+        thread.join(10)
+        assert select.select([f], [], [], 10)[0]
+        assert f.read(1) == b'2' and f.read(1) == b'3'
+    os.waitpid(pid, 0)
+    assert set(session.refresh()) == {'i2'} and session.unreadable == 0
+    assert outcome(session) == outcome(opened(tmp_path))
 
 
 @pytest.mark.parametrize('issues, kw, match', [
@@ -303,6 +529,16 @@ def test_a_journal_of_another_data_set_or_vocab_is_refused_with_the_difference(i
     assert (tmp_path/'j.jsonl').read_bytes() == before
 
 
+def test_a_journal_opens_with_other_given_labels_of_the_same_items(tmp_path):
+    opened(tmp_path).relabel('i0', 'owl')
+    before = (tmp_path/'j.jsonl').read_bytes()
+    session = opened(tmp_path, issues=table().assign(given='cat'), vocab=CLASSES)
+    assert session.state['i0']['label'] == 'owl'
+    session.keep('i1')
+    assert set(opened(tmp_path).state) == {'i0', 'i1'}
+    assert session.path.read_bytes().startswith(before)
+
+
 def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp_path):
     opened(tmp_path).relabel('i0', 'owl')
     other = table().sample(frac=1, random_state=0).assign(predicted='cat', label_quality=.5)
@@ -310,8 +546,9 @@ def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp
 
 
 @pytest.mark.parametrize('content, match', [
-    (b'some,csv\n1,2\n', 'is no journal'), (b'{"journal":"other"}\n', 'is no journal'),
-    (b'{"journal":"fastai_clean","format":9}\n', 'of format 9, and this version reads 1')])
+    (b'some,csv\n1,2\n', 'is not a journal'), (b'{"journal":"other"}\n', 'is not a journal'),
+    (b'{"journal":"fastai_clean","format":9}\n',
+     'of format 9, and this version reads formats 1 and 2')])
 def test_another_file_is_refused_and_left_alone(content, match, tmp_path):
     (tmp_path/'j.jsonl').write_bytes(content)
     with pytest.raises(ValueError, match=match): opened(tmp_path)
@@ -319,7 +556,7 @@ def test_another_file_is_refused_and_left_alone(content, match, tmp_path):
 
 
 @pytest.mark.parametrize('change, kw, error, match', [
-    (dict(item='a'), {}, ValueError, "5 items twice, first 'a'"),
+    (dict(id='a'), {}, ValueError, "5 items twice, first 'a'"),
     (dict(given=['cat', None]*3), {}, ValueError, "3 missing values in 'given'"),
     (dict(given=1.5), {}, TypeError, '1.5 in .given.: a review needs one class'),
     (dict(given=[('a', 'b')]*6), {}, TypeError, 'a review needs one class'),
@@ -338,7 +575,8 @@ def test_bad_arguments_are_named(tmp_path):
     for f, match in ((lambda: session.keep(['i0', 'i9']), "ids has 1 .* first 'i9'"),
                      (lambda: session.keep([]), 'empty'), (lambda: session.keep(3), 'first 3'),
                      (lambda: session.relabel('i0', 'cow'), "label is 'cow'"),
-                     (lambda: session.note('i0', 'x'*300), 'text has 302 bytes .* holds 220')):
+                     (lambda: session.note('i0', 'x'*2001),
+                      'text has 2001 characters, but a note holds at most 2,000')):
         with pytest.raises(ValueError, match=match): f()
     with pytest.raises(TypeError, match='text is a int'): session.note('i0', 3)
     with pytest.raises(ValueError, match="lacks the columns .'is_issue'"):
@@ -349,26 +587,55 @@ def test_bad_arguments_are_named(tmp_path):
 
 
 def test_hostile_items_and_labels_are_reviewed_and_the_same_from_a_csv(tmp_path):
-    df = table(items=HOSTILE).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA')
+    df = table(ids=HOSTILE).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA')
     session = opened(tmp_path, issues=df)
-    for i, row in list(session.issues.iterrows())[:9]:
-        session.relabel(row.id, HOSTILE[i - 1])
-        session.note(row.id, row['item'][:40] + '\udcff\n\0')
-    assert all(o.isprintable() and 0 < len(o.encode()) < 100 for o in session.issues.id) and session.issues.id.is_unique
-    assert all(len(o) < 511 for o in session.path.read_bytes().split(b'\n'))
+    decided = list(zip(session.ids, session.issues.index))[:9]
+    for i, row in decided:
+        session.relabel(i, HOSTILE[row - 1])
+        session.note(i, HOSTILE[row][:40] + '\udcff\n\0')
+    assert session.ids.tolist() == [as_text(o) for o in session.issues['id']]
+    assert len(set(session.ids)) == len(df)
+    assert all(json.loads(o) for o in session.path.read_bytes().splitlines())
     df.to_csv(tmp_path/'issues.csv', index=False, errors='backslashreplace', quoting=2)
     again = opened(tmp_path, issues=tmp_path/'issues.csv')
-    assert set(again.issues.id) == set(session.issues.id) and outcome(again).keys() == outcome(session).keys()
-    for i, row in list(session.issues.iterrows())[:9]:
-        assert session.state[row.id]['label'] == HOSTILE[i - 1]
-        assert again.state[row.id]['label'] == HOSTILE[i - 1].replace('\udcff', '\\udcff')
+    assert set(again.ids) == set(session.ids) and outcome(again).keys() == outcome(session).keys()
+    for i, row in decided:
+        assert session.state[i]['label'] == HOSTILE[row - 1]
+        assert again.state[i]['label'] == HOSTILE[row - 1].replace('\udcff', '\\udcff')
     session.to_csv(tmp_path/'out.csv')
     read = pd.read_csv(tmp_path/'out.csv', dtype=str, keep_default_na=False)
     assert len(read) == 9 and list(read.columns) == list(session.decisions.columns)
-    names = df.set_index('item')[['given']]
+    names = df.set_index('id')[['given']]
     clean = session.apply(names, column='given')
     assert all(clean.given[o] == session.state[i]['label'] if i in session.state else True
-               for i, o in zip(session.issues.id, session.issues.item))
+               for i, o in zip(session.ids, session.issues['id']))
+
+
+def test_the_tables_own_ids_stay_and_item_is_their_old_name(tmp_path):
+    df = table(ids=range(6)).assign(item=list('abcdef'))
+    session = opened(tmp_path, issues=df)
+    assert session.issues['id'].tolist() == [5, 4, 3, 2, 1, 0]
+    assert session.issues['item'].tolist() == list('fedcba')
+    assert session.ids.tolist() == ['5', '4', '3', '2', '1', '0']
+    session.keep('3')
+    assert session.decisions['id'].tolist() == [3]
+    old = df.drop(columns='item').rename(columns={'id': 'item'})
+    again = opened(tmp_path, issues=old)
+    assert again.issues['id'].tolist() == [5, 4, 3, 2, 1, 0] and 'item' not in again.issues
+    assert 'id' not in old and again.state == session.state
+    old.to_csv(tmp_path/'old.csv', index=False)
+    assert opened(tmp_path, issues=tmp_path/'old.csv').state == session.state
+
+
+@pytest.mark.parametrize('flags, match', [
+    (['False', 'True']*3, None), ([0, 1]*3, None), ([True, None]*3, 'None in issues'),
+    ([2, 1]*3, '2 in issues'), (['no', 'yes']*3, "'no' in issues")])
+def test_flags_that_are_not_boolean_are_read_or_named(flags, match, tmp_path):
+    issues = table().assign(is_issue=pd.Series(flags, dtype=object))
+    if match:
+        with pytest.raises(ValueError, match=f'is_issue has {match}: write True or False'):
+            opened(tmp_path, issues=issues)
+    else: assert opened(tmp_path, issues=issues).issues.is_issue.tolist() == [True, False]*3
 
 
 def test_a_csv_of_numbers_is_the_same_review(tmp_path):
@@ -385,18 +652,20 @@ def test_a_csv_of_numbers_is_the_same_review(tmp_path):
 
 def test_decisions_progress_and_issues(tmp_path):
     session = opened(tmp_path, issues=table(set=['train', 'valid']*3))
-    assert list(session.issues.item) == [f'i{i}' for i in (5, 4, 3, 2, 1, 0)]
-    assert list(session.issues.id[:2]) == ['valid:i5', 'train:i4']
+    assert list(session.issues['id']) == [f'i{i}' for i in (5, 4, 3, 2, 1, 0)]
+    assert list(session.ids[:2]) == ['valid:i5', 'train:i4']
     session.relabel('valid:i5', 'cat')
     session.keep('train:i0')
     session.note('train:i4', 'dark')
     d = session.decisions
-    assert list(d.columns) == ['item', 'set', 'given', 'predicted', 'action', 'label', 'note', 'user', 'time']
-    assert list(d.item) == ['i5', 'i4', 'i0'] and list(d.action) == ['relabel', None, 'keep']
+    assert list(d.columns) == ['id', 'set', 'given', 'predicted', 'action', 'label', 'note', 'user',
+                               'time']
+    assert list(d['id']) == ['i5', 'i4', 'i0'] and list(d.action) == ['relabel', None, 'keep']
     assert list(d.label) == ['cat', None, None] and list(d.note) == [None, 'dark', None]
     progress = session.progress()
     assert (progress['reviewed'], progress['flagged'], progress['decided']) == (1, 3, 2)
-    assert progress['per_class'].to_dict('list') == {'class': CLASSES, 'reviewed': [0, 0, 1], 'flagged': [1, 1, 1]}
+    assert progress['per_class'].to_dict('list') == {
+        'class': list(CLASSES), 'reviewed': [0, 0, 1], 'flagged': [1, 1, 1]}
     with pytest.raises(FileExistsError, match='overwrite=True'): session.to_csv(session.path)
     assert session.to_csv(tmp_path/'d.csv').exists() and session.to_csv(tmp_path/'d.csv', overwrite=True).exists()
     assert sorted(o.name for o in tmp_path.iterdir()) == ['d.csv', 'j.jsonl']
@@ -405,7 +674,7 @@ def test_decisions_progress_and_issues(tmp_path):
 def test_agreement_equals_scikit_learns_kappa(tmp_path):
     rng, votes = np.random.default_rng(0), {}
     issues = table(60)
-    given = dict(zip(issues.item, issues.given))
+    given = dict(zip(issues['id'], issues.given))
     for user in ('ann', 'bob', 'cy'):
         session, votes[user] = opened(tmp_path, user, issues), {}
         for i in rng.permutation(60)[:40]:
@@ -621,7 +890,7 @@ def test_apply_folder_copies_where_links_fail(source, tmp_path, monkeypatch):
 
 def test_apply_folder_keeps_sets_apart(source, tmp_path):
     root, session = source
-    issues = session.issues.drop(columns='id').assign(set=['train', 'valid']*3)
+    issues = session.issues.assign(set=['train', 'valid']*3)
     (tmp_path/'other').mkdir()
     target = opened(tmp_path/'other', issues=issues).apply_folder(root, tmp_path/'new')
     assert {o.split('/')[0] for o in tree(target)} == {'train', 'valid'} and len(tree(target)) == 6
@@ -685,8 +954,8 @@ def test_a_hundred_thousand_records_are_read_in_seconds(tmp_path):
 def test_tables_and_results_hold_what_others_decided(tmp_path):
     session, other = opened(tmp_path), opened(tmp_path, 'bob')
     other.delete(['i1', 'i2'])
-    df = pd.DataFrame({'label': table().given.to_numpy()}, index=table().item)
-    assert session.progress()['decided'] == 2 and set(session.decisions['item']) == {'i1', 'i2'}
+    df = pd.DataFrame({'label': table().given.to_numpy()}, index=table()['id'])
+    assert session.progress()['decided'] == 2 and set(session.decisions['id']) == {'i1', 'i2'}
     other.relabel('i3', 'owl')
     assert session.apply(df).loc['i3', 'label'] == 'owl' and 'i1' not in session.apply(df).index
     other.keep('i0')
@@ -702,3 +971,10 @@ def test_blank_numbers_of_a_csv_are_read_and_wrong_ones_named(tmp_path):
     df.assign(confidence='much').to_csv(tmp_path/'b.csv', index=False)
     with pytest.raises(ValueError, match="has 'much' in 'confidence'"):
         ReviewSession(tmp_path/'b.csv', tmp_path/'b.jsonl')
+
+
+def test_the_review_imports_neither_torch_nor_fastai_nor_plots():
+    code = ("import sys, fastai_clean.review; print([o for o in ('torch', 'fastai', 'matplotlib', "
+            "'cleanlab', 'sklearn', 'scipy', 'IPython') if o in sys.modules])")
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == '[]'

@@ -1,5 +1,6 @@
-"A review of label issues: a journal of decisions that loses nothing, and what they make of the data"
-from .names import ACTIONS
+"Deciding on label issues: a journal that loses nothing, and the data that the decisions make"
+from .replay import ACTIONS
 from .session import ReviewSession
+from .tables import read_issues
 
-__all__ = ['ACTIONS', 'ReviewSession']
+__all__ = ['ACTIONS', 'ReviewSession', 'read_issues']

@@ -1,146 +1,227 @@
-"What the decisions make of the data"
-import copy
+"What the decisions of a review make of the data: a new frame, new DataLoaders, a new folder tree"
+import copy as copies
 import os
 import shutil
-from pathlib import Path
-from uuid import uuid4
+import unicodedata
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
-from .folder import place_file, tree_places
-from .names import as_column_like, as_objects, as_text, brief, short_name
+from .._files import sibling
+from .._text import as_text, brief, safe_name, sha1_of
+from .tables import as_column_like, as_objects
 
 
-class Applied:
-    "Part of ReviewSession: new data, the old stay as they are"
+def apply_frame(
+    session,  # A ReviewSession
+    df: pd.DataFrame,  # This and the rest as for `ReviewSession.apply`
+    column='label',
+    id_column=None,
+    set: str | None = None,
+) -> pd.DataFrame:
+    "See `ReviewSession.apply`"
+    for name in (column, *(() if id_column is None else (id_column,))):
+        if (n := list(df.columns).count(name)) != 1:
+            raise ValueError(f"df has {n} columns {name!r}, not 1: see column= and id_column=")
 
-    def apply(self,
-        df,  # The DataFrame whose items the issue table is of; it stays as it is
-        *,
-        column='label',  # Its column of labels
-        id_column=None,  # Its column of the items' names, such as paths; None: its index
-        set=None,  # The set that `df` is, where the issue table has several; None: all
-    ) -> pd.DataFrame:
-        """A new DataFrame, relabelled and without the deleted rows; rows that the issue table does not know stay. Its
-        own result gives itself.
+    values = as_objects(df[column])
+    ids = df.index if id_column is None else df[id_column]
+    keep, new = _plan(session, ids, set, values, 'df')
+    # The frame's own value of a class keeps the type of its column: 3, if the review has '3'
+    known = {as_text(o): o for o in values[::-1]}
+    for i, key in new.items(): values[i] = known.get(key, session.classes[key])
+    res = df.copy()
+    if new: res[column] = as_column_like(values, df[column])
+    return res.iloc[keep]
 
-        Raises ValueError where items of the table are missing from `df`, unless they were deleted, or appear twice,
-        and where a decided item's label is neither the given nor the decided one."""
-        for name in (column, *(() if id_column is None else (id_column,))):
-            if list(df.columns).count(name) != 1:
-                raise ValueError(f"df has {list(df.columns).count(name)} columns {name!r}, not 1: see column= and "
-                                 "id_column=")
-        values = as_objects(df[column])
-        keep, new = self._plan(df.index if id_column is None else df[id_column], set, values, 'df')
-        known = {short_name(o): o for o in values[::-1]}
-        for i, key in new.items(): values[i] = known.get(key, self._labels[key])
-        res = df.copy()
-        if new: res[column] = as_column_like(values, df[column])
-        return res.iloc[keep]
 
-    def apply_dls(self,
-        learn,  # Learner whose data the issue table is of; it and its DataLoaders stay as they are
-        set='train',  # 'train' or 'valid': the set that the table is of, where it has no column `set`
-    ):
-        """New DataLoaders, relabelled and without the deleted items, in the training and the validation set where the
-        table has a column `set`. Nothing is fitted again: vocab and transforms stay. Where a ColReader reads the labels
-        of a DataFrame its copy is changed, elsewhere what the target's transforms get. Pass them to a new Learner.
+def apply_dls(
+    session,  # A ReviewSession
+    learn,  # This and the rest as for `ReviewSession.apply_dls`
+    set: str = 'train',
+):  # DataLoaders
+    "See `ReviewSession.apply_dls`"
+    if not hasattr(learn, 'dls'):
+        raise TypeError(f"learn is a {type(learn).__name__}: pass the Learner")
+    names = ('train', 'valid')[:len(learn.dls.loaders)]
+    several = 'set' in session.issues
+    found = {*session.issues['set']} if several else {set}
+    if not found & {*names}:
+        raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}")
 
-        Raises as `apply` does, ValueError where no item of a set is left or a label is not in its vocab, and TypeError
-        where there is not one class an item."""
-        if not hasattr(learn, 'dls'): raise TypeError(f"learn is a {type(learn).__name__}: pass the Learner")
-        names = ('train', 'valid')[:len(learn.dls.loaders)]
-        found = {*self.issues['set']} if 'set' in self.issues else {set}
-        if not found & {*names}: raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}")
-        res = copy.copy(learn.dls)
-        res.loaders = list(learn.dls.loaders)
-        for i, name in enumerate(names):
-            if name in found: res.loaders[i] = self._cleaned(learn, i, name if 'set' in self.issues else None)
-        return res
+    res = copies.copy(learn.dls)
+    res.loaders = list(learn.dls.loaders)
+    for i, name in enumerate(names):
+        if name in found: res.loaders[i] = _clean_dl(session, learn, i, name if several else None)
+    return res
 
-    def _cleaned(self, learn, i, name):
-        from ..data import fewer, ids_of, labels_of, new_dl, view
-        from ..data.subsets import relabelled
-        dl, labels = learn.dls.loaders[i], labels_of(learn.dls.loaders[i])
-        if labels.task != 'classification':
-            raise TypeError(f"the Learner's labels are of {labels.task}: decisions are on one class an item")
-        vocab = range(labels.targets.max() + 1) if labels.vocab is None else labels.vocab
-        codes = {short_name(o): (j, o) for j, o in enumerate(vocab)}
-        ids = ids_of(dl.dataset, learn.path)
-        keep, new = self._plan(ids, name, [vocab[o] for o in labels.targets], 'the DataLoader')
-        if not keep: raise ValueError(f"no item of data set {i} of the Learner is left: undo some deletions")
-        if lost := sorted({o for o in new.values() if o not in codes}):
-            raise ValueError(f"the Learner's vocab lacks {len(lost)} decided classes, first {brief(lost[0])}")
-        at = {o: j for j, o in enumerate(keep)}
-        ds = relabelled(view(dl.dataset, keep, min(i, 1)), {at[o]: codes[k] for o, k in new.items()},
-                         [ids[o] for o in keep])
-        return new_dl(dl, ds, np.array(keep), **(fewer(dl, len(keep)) if i == 0 else {}))
 
-    def apply_folder(self,
-        source,  # Folder that the items are paths in, such as `learn.path`; it stays as it is
-        target,  # Folder to make, outside of `source`; may exist if empty
-        *,
-        copy=False,  # Whether to copy the files; False: hard links, copies where the file system has none
-    ) -> Path:
-        """A new folder tree, target/label/name, or target/set/label/name where the table has a column `set`, of all
-        items of the table but the deleted. A hard link is the same file: writing into one changes both.
+def _clean_dl(session, learn, i, set):
+    "The Learner's DataLoader `i`, relabelled and without the deleted items"
+    # In here, so that a review needs neither torch nor fastai
+    from ..data import fewer, ids_of, labels_of, new_dl, view
+    from ..data.subsets import relabelled
+    dl = learn.dls.loaders[i]
+    labels = labels_of(dl)
+    if labels.task != 'classification':
+        raise TypeError(f"the Learner's labels are of {labels.task}: decisions are on one class "
+                        "per item")
 
-        Files of one name and label get their path in `source`, joined by '__'. A label or name that is no safe file
-        name is made one, with a hash. The tree is made whole or not at all. Raises ValueError for items that are, or
-        link, outside of `source`, FileNotFoundError for those that are no file, FileExistsError for a `target` with
-        anything in it."""
-        source, target = Path(source).resolve(), Path(target)
-        if target.is_symlink() or target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"target {target} exists, and is not an empty folder: choose another")
-        if target.resolve().is_relative_to(source) or source.is_relative_to(target.resolve()):
-            raise ValueError(f"target {target} and source {source} lie within each other: choose a target outside")
-        files = tree_places(self._finals(), source)
-        tmp = target.with_name(f'.{uuid4().hex}')
-        try:
-            tmp.mkdir(parents=True)
-            for folder in dict.fromkeys(o for place in files for o in reversed(place.parents)):
-                if folder.parts: (tmp/folder).mkdir()
-            for place, file in files.items(): place_file(file, tmp/place, copy)
-            if target.exists(): target.rmdir()
-            os.replace(tmp, target)
-        finally: shutil.rmtree(tmp, ignore_errors=True)
-        return target
+    vocab = range(labels.targets.max() + 1) if labels.vocab is None else labels.vocab
+    codes = {as_text(o): (j, o) for j, o in enumerate(vocab)}
+    ids = ids_of(dl.dataset, learn.path)
+    given = [vocab[o] for o in labels.targets]
+    keep, new = _plan(session, ids, set, given, 'the DataLoader')
+    if not keep:
+        raise ValueError(f"no item of data set {i} of the Learner is left: undo some deletions")
+    if lost := sorted({o for o in new.values() if o not in codes}):
+        raise ValueError(f"the Learner's vocab lacks {len(lost)} decided classes, first "
+                         f"{brief(lost[0])}: decide on its classes only")
 
-    def _finals(self):
-        "Set or None, class, and item of every item that was not deleted, in the order of their ids"
-        state, df = self._current(), self.issues
-        sets = df['set'] if 'set' in df else [None]*len(df)
-        for i, name, item, given in sorted(zip(df.id, sets, df.item, df.given), key=lambda o: o[0]):
-            o = state.get(i, {'action': None})
-            if o['action'] != 'delete': yield name, o['label'] if o['action'] == 'relabel' else given, item
+    at = {o: j for j, o in enumerate(keep)}
+    changes = {at[o]: codes[key] for o, key in new.items()}
+    ds = relabelled(view(dl.dataset, keep, min(i, 1)), changes, [ids[o] for o in keep])
+    return new_dl(dl, ds, np.array(keep), **(fewer(dl, len(keep)) if i == 0 else {}))
 
-    def _plan(self, names, set, labels, what):
-        "Positions (m,) of the items to keep, and position -> class key for the relabelled; see `apply`"
-        rows = self.issues
-        if set is not None:
-            rows = rows[rows['set'].map(as_text) == set] if 'set' in rows else rows[:0]
-            if rows.empty: raise ValueError(f"set is {set!r}, which the issue table does not have")
-        items = rows.item.map(as_text)
-        if twice := items[items.duplicated()].tolist():
-            raise ValueError(f"the issue table has {brief(twice[0])} in several sets: say which with set=")
-        given, ids, at = dict(zip(items, rows.given.map(short_name))), dict(zip(items, rows.id)), {}
-        for i, name in enumerate(map(as_text, names)):
-            if name in at: raise ValueError(f"{what} has the item {brief(name)} twice: items need names of their own")
-            if name in ids: at[name] = i
-        state = self._current()
-        action = {o: state[i]['action'] for o, i in ids.items() if i in state}
-        gone = [o for o in ids if o not in at and action.get(o) != 'delete']
-        if gone or (not at and len(names)):
-            first, other = (gone or list(ids))[0], as_text(next(iter(names), ''))
-            raise ValueError(f"{len(gone) or len(ids)} of {len(ids)} items of the issue table are not in {what}, first "
-                             f"{brief(first)}; it has {brief(other)}: pass the data that the table was made from (see "
-                             f"{'id_column=' if what == 'df' else 'set='})")
-        new = {at[o]: short_name(state[ids[o]]['label']) for o in at if action.get(o) == 'relabel'}
-        for name, i in at.items():
-            if action.get(name) in (None, 'delete'): continue
-            if short_name(labels[i]) not in (given[name], new.get(i)):
-                raise ValueError(f"{what} gives the item {brief(name)} the label {brief(labels[i])}, but the issue "
-                                 f"table {brief(given[name])}: pass the data that the table was made from")
-        drop = {i for name, i in at.items() if action.get(name) == 'delete'}
-        return [i for i in range(len(names)) if i not in drop], new
+
+def _plan(session, names, set, labels, what):
+    """Positions (m,) of the items to keep, and position -> text of the class for the relabelled.
+    `names` and `labels` (n,) are those of the data, which messages call `what`."""
+    ids, given = _of_set(session, set)
+    at = {}
+    for i, name in enumerate(map(as_text, names)):
+        if name in at:
+            raise ValueError(f"{what} has the item {brief(name)} twice: items need ids of their "
+                             "own")
+        if name in ids: at[name] = i
+
+    state = session.current()
+    action = {o: state[i]['action'] for o, i in ids.items() if i in state}
+    # Those that were deleted may be gone: what was applied before is the same data
+    gone = [o for o in ids if o not in at and action.get(o) != 'delete']
+    if gone or (not at and len(names)):
+        gone = gone or list(ids)
+        other = as_text(next(iter(names), ''))
+        see = 'id_column=' if what == 'df' else 'set='
+        raise ValueError(f"{len(gone)} of {len(ids)} items of the issue table are not in {what}, "
+                         f"first {brief(gone[0])}; it has {brief(other)}: pass the data that the "
+                         f"table was made from (see {see})")
+
+    new = {at[o]: as_text(state[ids[o]]['label']) for o in at if action.get(o) == 'relabel'}
+    for name, i in at.items():
+        if action.get(name) in (None, 'delete'): continue
+        if as_text(labels[i]) not in (given[name], new.get(i)):
+            raise ValueError(f"{what} gives the item {brief(name)} the label {brief(labels[i])}, "
+                             f"but the issue table {brief(given[name])}: pass the data that the "
+                             "table was made from")
+    drop = {i for name, i in at.items() if action.get(name) == 'delete'}
+    return [i for i in range(len(names)) if i not in drop], new
+
+
+def _of_set(session, set):
+    "Text of each id of a set (None: of all) -> what the session calls it, and -> its given class"
+    rows = session.issues
+    mask = np.ones(len(rows), dtype=bool)
+    if set is not None:
+        mask = (rows['set'].map(as_text) == set).to_numpy() if 'set' in rows else ~mask
+        if not mask.any():
+            raise ValueError(f"set is {set!r}, which the issue table does not have")
+    names = rows['id'][mask].map(as_text)
+    if twice := names[names.duplicated()].tolist():
+        raise ValueError(f"the issue table has {brief(twice[0])} in several sets: say which with "
+                         "set=")
+    return dict(zip(names, session.ids[mask])), dict(zip(names, session.given[mask]))
+
+
+def apply_folder(
+    session,  # A ReviewSession
+    source,  # This and the rest as for `ReviewSession.apply_folder`
+    target,
+    copy: bool = False,
+) -> Path:
+    "See `ReviewSession.apply_folder`"
+    source = Path(source).resolve()
+    target = Path(target)
+    used = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if target.is_symlink() or used:
+        raise FileExistsError(f"target {target} exists, and is not an empty folder: choose another")
+    if target.resolve().is_relative_to(source) or source.is_relative_to(target.resolve()):
+        raise ValueError(f"target {target} and source {source} lie within each other: choose a "
+                         "target outside")
+
+    files = _places(_finals(session), source)
+    with sibling(target) as tmp:
+        tmp.mkdir(parents=True)
+        # One by one, so that it fails on a file system that takes two folders' names for one
+        parents = [o for place in files for o in reversed(place.parents) if o.parts]
+        for folder in dict.fromkeys(parents): (tmp/folder).mkdir()
+        for place, file in files.items(): _place_file(file, tmp/place, copy)
+        if target.exists(): target.rmdir()
+        os.replace(tmp, target)
+    return target
+
+
+def _finals(session):
+    "Folder names (the set, if there are sets, and the class) and path of every item that stays"
+    state = session.current()
+    df = session.issues
+    sets = df['set'] if 'set' in df else [None]*len(df)
+    rows = zip(session.ids, sets, df['id'], df.given)
+    for i, name, path, label in sorted(rows, key=lambda o: o[0]):
+        o = state.get(i, {'action': None})
+        if o['action'] == 'delete': continue
+        if o['action'] == 'relabel': label = o['label']
+        yield [str(label)] if name is None else [str(name), str(label)], str(path)
+
+
+def _places(finals, source):
+    "Path in the new tree -> file in `source`"
+    found, lost = [], []
+    folders: dict[PurePath, list[str]] = {}
+    for names, path in finals:
+        folder = PurePath(*map(safe_name, names))
+        if folders.setdefault(folder, names) != names:
+            raise ValueError(f"two classes get the folder {brief(str(folder))}: rename one")
+        # realpath refuses a NUL, and a link in `source` may lead out of it
+        file = source if '\0' in path else Path(os.path.realpath(source/path))
+        if not file.is_relative_to(source):
+            raise ValueError(f"the item {brief(path)} is, or links, outside of source {source}: "
+                             "leave it out")
+        if os.path.isfile(file): found.append((folder, path, file))
+        else: lost.append(path)
+    if lost:
+        raise FileNotFoundError(f"{len(lost)} items are not files in source {source}, first "
+                                f"{brief(lost[0])}: pass the folder that the items are relative "
+                                "to; if they are rows of a DataFrame, use apply")
+
+    def short(folder, path): return folder/safe_name(PurePath(path).name)
+    keys = [_same(short(folder, path)) for folder, path, _ in found]
+    counts = pd.Series(keys, dtype=object).value_counts()
+    res, taken = {}, set()
+    for (folder, path, file), key in zip(found, keys):
+        place = short(folder, path)
+        if counts[key] > 1:
+            parts = [o for o in PurePath(path).parts if o != os.sep]
+            place = folder/safe_name('__'.join(parts))
+        if _same(place) in taken:
+            place = place.with_stem(f'{place.stem[:60]}-{sha1_of(path)[:16]}')
+        taken.add(_same(place))
+        res[place] = file
+    return res
+
+
+def _same(path):
+    "What two paths share that some file system takes for one"
+    return unicodedata.normalize('NFC', str(path)).casefold()
+
+
+def _place_file(file, place, copy):
+    "Put `file` at `place`, as a hard link if that works and not `copy`"
+    if os.path.lexists(place):
+        raise FileExistsError(f"target has {place} already: its file system takes two names for "
+                              "one")
+    if not copy:
+        try: return os.link(file, place)
+        except OSError: pass  # a file system without hard links, another one, or too many links
+    shutil.copy2(file, place)

@@ -1,95 +1,343 @@
-"The file of a review"
+"The journal of a review: a file of JSON lines that only grows"
 import os
-from contextlib import contextmanager
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import RLock
+from typing import Any, BinaryIO
+from uuid import uuid4
 from warnings import warn
 
-from .files import file_of, lock, sync_folder, unlock, write_all
-from .names import ACTIONS, WHOLE
-from .records import difference, header_lines, loaded
+from filelock import lock_descriptor, unlock_descriptor
+
+from .._files import sync_folder
+from .._text import brief, sha1_of
+from .replay import Replay, encode, loaded
+
+FORMAT = 2
+OLD_NAME = 96  # Bytes of JSON up to which format 1 named ids and classes by their text
+WAIT = 60  # Seconds that an action waits for other writers
+TAIL = 256  # Bytes of the last line by which a journal is recognized
 
 
 class Journal:
-    "Part of ReviewSession: its file"
+    """The decisions of a review on disk, and the state that they add up to.
 
-    def _append(self, records):
-        "Write what records() makes of all that is in the journal, sync it, and only then take it in"
-        with self._lock, self._locked() as fd:
+    Each action is one line of JSON: `do`, `ids`, `label` (or `labels`, one per id), `text` of a
+    note, `user`, `time` (ISO, UTC) and `key`, its name. It is appended under a lock that other
+    processes heed, synced, and only then taken in. An `undo` or `redo` names the action (`of`) that
+    it switches off or on, so that a later decision of another user stands. The first three lines
+    say what the journal is of: counts and SHA-1s, the ids, the classes.
+
+    A line that a crash tore is skipped with a warning. Files of version 0.1 (format 1), which named
+    long ids by their SHA-1 and cut an action into parts, are read and continued. Threads may share
+    a journal, and a forked process may go on with it."""
+
+    def __init__(self,
+        path: Path,  # The file, made if it does not exist
+        ids: Iterable[str],  # Unique ids of the items
+        labels: dict[str, object],  # Text of a class -> the class
+        given: dict[str, str],  # Set -> hash of its given labels: kept in the file, not compared
+    ):
+        """Raises ValueError if `path` is a journal of other items or classes, naming the
+        difference, or another file, FileNotFoundError if its folder does not exist, and OSError if
+        it cannot be read and written."""
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"path {path} is in no folder: make {self.path.parent} first")
+        if self.path.is_dir():
+            raise IsADirectoryError(f"path {path} is a folder: name a file in it")
+
+        self._lock = RLock()
+        self._fd: int | None = None  # The open file, while it is locked
+        self._file: tuple[int, int] | None = None  # What it is to the system
+        self._labels = labels
+        self._replay: Replay
+        self._offset: int  # Up to which it was read
+        self._tail: bytes  # What stands before that
+        self._changed: dict[str, None]  # Ids that others changed since the last refresh
+        self._snapshot: dict[str, dict] | None
+        self._stale: bool  # Whether a fork made it start again
+        with self._locked(os.O_CREAT) as fd:
+            self._file = _file_of(os.fstat(fd))
+            with _reader(fd) as f: self._open(fd, f, sorted(ids), given)
+            self._restart()
             self._read(fd)
-            lines = records()
-            if not lines: return
-            if not self._ended: lines[0] = b'\n' + lines[0]
-            for line in lines: write_all(fd, line)
-            getattr(os, 'fdatasync', os.fsync)(fd)
-            self._read(fd, own=True)
+        self._changed.clear()
+        _journals.add(self)
 
-    def _read(self, fd, own=False):
-        before = self.unreadable, self.unknown
-        with os.fdopen(fd, 'rb', closefd=False) as f: changed = self._replay.feed(self._lines(f))
-        if changed:
-            self._snapshot = None
-            if not own: self._changed.update(dict.fromkeys(changed))
-        for n, what in ((self.unreadable - before[0], "lines that cannot be read, torn by a crash or changed by hand"),
-                        (self.unknown - before[1], "actions of a newer version")):
+    @property
+    def unreadable(self) -> int:
+        "Number of lines that could not be read"
+        return self._replay.unreadable
+
+    @property
+    def state(self) -> dict[str, dict]:
+        "What is in force of all that was read, see `ReviewSession.state`"
+        with self._lock:
+            if self._stale: self.read()
+            if self._snapshot is None: self._snapshot = dict(self._replay.state)
+            return self._snapshot
+
+    def act(self,
+        do: str,  # One of `ACTIONS`
+        ids: list[str],  # Ids of items
+        user: str,  # Who does it
+        label: str | None = None,  # Text of the class that all items get
+        labels: list[str] | None = None,  # or of the class of each
+        text: str | None = None,  # Note
+    ):
+        "Do something to items; returns once it is on disk, raises as `_append` does if it is not"
+        what: dict[str, object] = {'do': do, 'ids': [self._name(o) for o in ids]}
+        if label is not None: what['label'] = self._name(label)
+        if labels is not None: what['labels'] = [self._name(o) for o in labels]
+        if text is not None: what['text'] = text
+        self._append(lambda: what, user)
+
+    def again(self,
+        do: str,  # 'undo' or 'redo'
+        user: str,  # Whose last action it is
+    ) -> list[str]:  # The ids of the action, none if there is nothing to undo or redo
+        "Undo the last action of `user` that is in force, or redo the last that was undone"
+        found: list[str] = []
+
+        def record():
+            key = self._replay.last(user, do)
+            if key is None: return None
+            found.extend(self._replay.actions[key].ids)
+            return {'do': do, 'of': key}
+        self._append(record, user)
+        return found
+
+    def read(self) -> None:
+        "Take in what others appended. Raises ValueError if the file was replaced or cut short"
+        with self._locked() as fd: self._read(fd)
+
+    def refresh(self) -> list[str]:
+        "`read`, and the ids that others changed since the last refresh"
+        with self._lock:
+            self.read()
+            changed = list(self._changed)
+            self._changed.clear()
+            return changed
+
+    def votes(self) -> dict[str, dict[str, tuple[str, str | None]]]:
+        "`Replay.votes`, with what others appended"
+        with self._lock:
+            self.read()
+            return self._replay.votes()
+
+    def _append(self, record: Callable[[], dict | None], user: str) -> None:
+        """Write what `record` makes of all that is in the journal, sync it, and only then take it
+        in. Raises OSError if it cannot be written and synced: the file is cut back to what it was,
+        and nothing is taken in. Raises ValueError if the file was replaced."""
+        with self._locked() as fd:
+            self._read(fd)
+            what = record()
+            if what is None: return
+
+            now = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+            what = {**what, 'user': user, 'time': now, 'key': uuid4().hex[:16]}
+            line = encode(what).encode() + b'\n'
+            # A line that a crash tore must not swallow this one
+            if not self._tail.endswith(b'\n'): line = b'\n' + line
+            try:
+                _write_all(fd, line)
+                getattr(os, 'fdatasync', os.fsync)(fd)
+            except BaseException:
+                # A line left here would be in force for everyone, though the caller hears it is not
+                with suppress(OSError):
+                    os.ftruncate(fd, self._offset)
+                    os.fsync(fd)
+                raise
+            # From memory: to read the file again could fail, and it would seem not to be saved
+            self._take_in(line.splitlines(keepends=True))
+
+    def _read(self, fd: int) -> None:
+        old = self._replay.unreadable, self._replay.unknown
+        with _reader(fd) as f:
+            # A copy put in the journal's place may be the same file to the system, and no shorter
+            head = f.read(len(self._head))
+            f.seek(self._offset - len(self._tail))
+            if head != self._head or f.read(len(self._tail)) != self._tail: raise self._replaced()
+            self._changed.update(dict.fromkeys(self._take_in(f)))
+        self._stale = False
+        news = self._replay.unreadable - old[0], self._replay.unknown - old[1]
+        for n, what in zip(news, ("lines that cannot be read, torn by a crash or changed by hand",
+                                  "actions of a newer version")):
             if n: warn(f"{self.path} has {n} {what}: they are skipped", stacklevel=4)
 
-    def _lines(self, f):
-        "The records from where the last reading ended"
-        f.seek(self._offset)
-        for line in f:
-            record = None if line.isspace() else self._parsed(line)
-            if record is None: self.unreadable += not line.isspace()
-            elif record['do'] not in (*ACTIONS, 'undo', 'redo'): self.unknown += 1
-            else: yield record
-            self._offset += len(line)
-            self._ended = line.endswith(b'\n')
+    def _take_in(self, lines: Iterable[bytes]) -> list[str]:
+        "Replay `lines`; the ids that they touched"
+        def followed():
+            for line in lines:
+                self._offset += len(line)
+                self._tail = line[-TAIL:]
+                yield line
+        changed = self._replay.feed(followed())
+        if changed: self._snapshot = None
+        return changed
 
-    def _parsed(self, line):
-        "The record, or None where it is none"
-        o = loaded(line)
-        if type(o) is not dict: return None
-        get = o.get
-        do = get('do')
-        if not (type(do) is type(get('user')) is type(get('time')) is type(get('key')) is str): return None
-        if do in ('undo', 'redo'): return o if type(get('of')) is str else None
-        if do not in ACTIONS: return o
-        ids, part = get('ids'), get('part', WHOLE)
-        if type(ids) is not list: return None
-        for i in ids:
-            if type(i) is not str or i not in self._ids: return None
-        if part is not WHOLE and not (type(part) is list and [type(i) for i in part] == [int, int]
-                                      and 1 <= part[0] <= part[1]): return None
-        if do == 'relabel' and not (type(get('label')) is str and o['label'] in self._labels): return None
-        return None if do == 'note' and type(get('text')) is not str else o
+    def _restart(self) -> None:
+        "Forget what was read, so that the next reading begins at the first record"
+        self._offset, self._tail = self._start
+        ids = {self._name(o): o for o in self._ids}
+        self._replay = Replay(ids, {self._name(o): o for o in self._labels}, self._labels)
+        self._changed = {}
+        self._snapshot = None
+        self._stale = True
 
-    def _open(self):
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"path {self.path} is in no folder: make {self.path.parent} first")
-        if self.path.is_dir(): raise IsADirectoryError(f"path {self.path} is a folder: name a file in it")
-        header = header_lines(self.issues.id, self._labels)
-        self._file = None
-        with self._locked(os.O_CREAT) as fd:
-            self._file = file_of(os.fstat(fd))
-            with os.fdopen(fd, 'rb', closefd=False) as f: there = f.read(len(header))
-            if not header.startswith(there):
-                raise ValueError(difference(self.path, set(self.issues.id), set(self._labels)))
+    def _open(self, fd: int, f: BinaryIO, ids: list[str], given: dict[str, str]) -> None:
+        "Check what the journal is of, or write it if it is new"
+        classes = sorted(self._labels)
+        header = _header(ids, classes, given)
+        there = f.read(len(header))
+        self._name: Callable[[str], str] = str
+        self._ids = ids
+        if header.startswith(there):
+            # It is new, or a crash tore it before anything was decided
             if len(there) < len(header):
-                write_all(fd, header[len(there):])
+                _write_all(fd, header[len(there):])
                 os.fsync(fd)
                 sync_folder(self.path.parent)
-            self._offset = len(header)
-            self._read(fd)
-        self._changed = {}
+        else:
+            form, *found = _read_header(f, self.path)
+            if form == 1: self._name = _old_name
+            for names, mine, of, what in zip(found, (ids, classes), ('data set', 'vocab'),
+                                             ('items', 'classes')):
+                _check_same(self.path, names, {self._name(o) for o in mine}, of, what)
+            end = f.tell()
+            f.seek(0)
+            header = f.read(end)
+        self._head = header[:header.index(b'\n') + 1]
+        self._start = len(header), header[-TAIL:]
 
     @contextmanager
-    def _locked(self, flags=0):
-        "A descriptor of the journal while no other one, of any process, is in here; a new one a time, for forks' sake"
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | getattr(os, 'O_BINARY', 0) | flags, 0o666)
-        try:
-            lock(fd)
+    def _locked(self, flags: int = 0) -> Iterator[int]:
+        "A descriptor of the journal while nobody else, of any thread or process, is in here"
+        flags |= os.O_RDWR | os.O_APPEND | getattr(os, 'O_BINARY', 0)
+        with self._lock:
+            # A new one each time: the lock belongs to the open file, which a fork would share
+            fd = os.open(self.path, flags, 0o600)
+            self._fd = fd
             try:
-                size = os.fstat(fd).st_size
-                if self._file and file_of(os.stat(self.path)) != self._file or size < self._offset:
-                    raise ValueError(f"{self.path} was replaced or cut short since it was opened: open a new session")
-                yield fd
-            finally: unlock(fd)
-        finally: os.close(fd)
+                self._wait(fd)
+                try:
+                    if self._file: self._check_file(fd)
+                    yield fd
+                finally: unlock_descriptor(fd)
+            finally:
+                self._fd = None
+                os.close(fd)
+
+    def _wait(self, fd):
+        end = time.monotonic() + WAIT
+        while not lock_descriptor(fd, blocking=False):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.path} was locked by another process for {WAIT} seconds: "
+                                   "end that process, or try again")
+            # Short, since a writer that goes on at once leaves the lock free for less than 1 ms
+            time.sleep(.0005)
+
+    def _check_file(self, fd):
+        if _file_of(os.stat(self.path)) != self._file: raise self._replaced()
+        if os.fstat(fd).st_size < self._offset: raise self._replaced()
+
+    def _replaced(self):
+        return ValueError(f"{self.path} was replaced or cut short since it was opened: open a new "
+                          "session")
+
+    def _after_fork(self):
+        "In a forked child, which has none of the parent's other threads, but all that they held"
+        if self._lock.acquire(blocking=False): self._lock.release()
+        else:
+            # One of them was in the middle of an action, which may be half taken in
+            self._restart()
+            if self._fd is not None: os.close(self._fd)
+            self._fd = None
+        self._lock = RLock()
+
+
+_journals: 'weakref.WeakSet[Journal]' = weakref.WeakSet()
+
+
+def _after_fork():
+    for o in list(_journals): o._after_fork()
+
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
+
+
+def _header(ids, classes, given):
+    "The first lines: the same bytes for the same items, classes and given labels, in any order"
+    first = {'journal': 'fastai_clean', 'format': FORMAT, 'ids': len(ids), 'classes': len(classes),
+             'ids_sha1': sha1_of(encode(ids)), 'classes_sha1': sha1_of(encode(classes)),
+             'given_sha1': given}
+    return b''.join(encode(o).encode() + b'\n' for o in (first, {'ids': ids}, {'classes': classes}))
+
+
+def _read_header(f, path):
+    "Format, ids and classes that a journal says it is of; leaves `f` at the first record"
+    f.seek(0)
+    first: Any = loaded(f.readline())
+    if type(first) is not dict or first.get('journal') != 'fastai_clean':
+        raise ValueError(f"path {path} is not a journal of fastai_clean: name another file")
+    form = first.get('format')
+    if form not in (1, FORMAT):
+        raise ValueError(f"{path} is of format {brief(form)}, and this version reads formats 1 and "
+                         f"{FORMAT}: upgrade fastai_clean")
+
+    # Format 1 has each list on many lines, and counts the ids as `items`
+    names = ('items', 'vocab') if form == 1 else ('ids', 'classes')
+    counts = [first.get(o) for o in (names[0], 'classes')]
+    found: dict[str, list] = {o: [] for o in names}
+    while [len(o) for o in found.values()] != counts:
+        o: Any = loaded(f.readline())
+        name = next((k for k in names if type(o) is dict and type(o.get(k)) is list), None)
+        if name is None:
+            raise ValueError(f"the first lines of {path} were changed or cut short: restore them, "
+                             "or name another file")
+        found[name].extend(map(str, o[name]))
+    return form, *map(set, found.values())
+
+
+def _check_same(path, old, new, of, what):
+    if old == new: return
+    parts = []
+    for names, where in ((old - new, 'the journal'), (new - old, 'issues or vocab')):
+        some = ', '.join(map(brief, sorted(names)[:3]))
+        if names: parts.append(f"{len(names)} {what} are only in {where}, such as {some}")
+    raise ValueError(f"{path} is of another {of}: {'; '.join(parts)}; pass those it was made with, "
+                     "or another path")
+
+
+def _old_name(text):
+    "What format 1 calls an id or class: its text, or the SHA-1 of a long, empty or unprintable one"
+    fits = text and text.isprintable() and len(encode(text).encode()) <= OLD_NAME
+    return text if fits else f'sha1:{sha1_of(text)}'
+
+
+def _file_of(stat):
+    "What tells one file from another"
+    return stat.st_dev, stat.st_ino
+
+
+@contextmanager
+def _reader(fd):
+    with os.fdopen(fd, 'rb', closefd=False) as f:
+        f.seek(0)
+        yield f
+
+
+def _write_all(fd, data):
+    "Write all of `data`, of which the system may take less at a time"
+    rest = memoryview(data)
+    while rest:
+        n = os.write(fd, rest)
+        if n <= 0:
+            raise OSError(f"the journal took {len(data) - len(rest)} of {len(data)} bytes: is the "
+                          "disk full?")
+        rest = rest[n:]

@@ -1,170 +1,219 @@
 "A review of label issues: decisions that nothing loses"
 import csv
-import os
-import threading
-from collections.abc import Iterable
-from datetime import datetime, timezone
+import getpass
+from collections.abc import Hashable, Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .apply import Applied
+from .._files import write_file
+from .._text import as_text, brief, natural_key, sha1_of
+from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
-from .names import NOTE, as_json, as_objects, as_text, brief, natural_key, short_name
-from .records import as_line, record_lines
-from .replay import Replay
-from .table import cohen_kappa, issue_table, reviewer
+from .replay import encode
+from .tables import as_objects, cohen_kappa, issue_table, text_ids
+
+NOTE = 2000  # Characters of a note
+USER = 46  # Bytes of a reviewer's name
 
 
-class ReviewSession(Journal, Applied):
-    """Decisions of one or several people on the items of an issue table, kept in a journal: a file of JSON lines that
-    only grows.
+class ReviewSession:
+    """Decisions of one or several reviewers on the items of an issue table, kept in a journal: a
+    file of JSON lines that only grows.
 
-    An action returns once its records are on disk: each under 512 bytes, written at once to the end of the file, under
-    a lock that other processes heed, then synced. An action on many items that does not fit one record is several,
-    numbered, and in force only once the last is there: whole or not at all, also after a crash. Lines torn by one are
-    skipped, with a warning. What is in force follows from the journal alone: the actions in its order, without those
-    undone. A redo puts an action back where it was, so that a later decision of another person stands. Items and
-    classes are named by text that is short and stable, the SHA-1 where theirs is not. Threads may share a session."""
+    An action returns once its line is on disk: appended under a lock that other processes heed,
+    then synced. An action on many items is one line, in force whole or not at all, also after a
+    crash. An action that raises (ValueError for wrong arguments and for a journal that was
+    replaced, OSError if it cannot be written) has written nothing and changed nothing.
+
+    What is in force follows from the journal alone: the actions in its order, without those that
+    were undone. Threads may share a session, a forked process may go on with it, and any number of
+    sessions may be open on one journal: `refresh` reads what the others decided.
+
+    `issues` is the table, worst first. `ids` (n,) has the unique text of each row's id, after
+    `set:` if the table has a column `set`: the actions take those.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> issues = pd.DataFrame({'id': ['a.png', 'b.png', 'c.png'], 'given': ['cat', 'dog', 'cat'],
+    ...                        'predicted': ['dog', 'dog', 'cat'], 'confidence': [.9, .8, .7],
+    ...                        'label_quality': [.1, .8, .7], 'is_issue': [True, False, False]})
+    >>> folder = TemporaryDirectory()
+    >>> session = ReviewSession(issues, f'{folder.name}/decisions.jsonl', user='ann')
+    >>> session.ids.tolist()
+    ['a.png', 'c.png', 'b.png']
+    >>> session.relabel('a.png', 'dog')
+    >>> session.delete(['b.png', 'c.png'])
+    >>> session.undo()
+    ['b.png', 'c.png']
+    >>> session.decisions[['id', 'given', 'action', 'label']].values.tolist()
+    [['a.png', 'cat', 'relabel', 'dog']]
+    >>> frame = pd.DataFrame({'label': ['cat', 'dog', 'cat']}, index=['a.png', 'b.png', 'c.png'])
+    >>> session.apply(frame).label.tolist()
+    ['dog', 'dog', 'cat']
+    >>> folder.cleanup()
+    """
 
     def __init__(self,
-        issues,  # Issue table (DataFrame, see `find_issues`), optionally with a column `set`, or the path of its CSV
-        path,  # The journal (.jsonl), made if absent
+        # Issue table (see `find_issues`) or its CSV; may have a column `set`
+        issues: pd.DataFrame | str | Path,
+        path: str | Path,  # The journal (.jsonl); made, for the account's eyes only, if missing
         *,
-        vocab=None,  # Class names; None: those given or predicted, sorted
-        user=None,  # Who reviews; None: the name of the account
+        vocab: Iterable | None = None,  # Class names; None: those given or predicted, sorted
+        user: str | None = None,  # Who reviews; None: the name of the account
     ):
-        """Raises ValueError where the table lacks columns, names an item twice or has labels outside `vocab`, and where
-        the journal is of another data set or vocab, naming the difference. TypeError: not one class an item."""
-        self.path, self.user = Path(path), reviewer(user)
+        """Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`,
+        and if the journal is of another data set or vocab, naming the difference; TypeError if the
+        table does not have one class per item."""
+        self.path = Path(path)
+        self.user = _reviewer(user)
         df = issue_table(issues)
-        values = sorted({short_name(o): o for o in [*df.given, *df.predicted]}.values(), key=natural_key) if (
-            vocab is None) else list(vocab)
-        self.vocab = [o.item() if isinstance(o, np.generic) else o for o in values]
-        self._labels = {short_name(o): o for o in self.vocab}
-        if len(self._labels) < len(self.vocab) or not self.vocab:
-            raise ValueError(f"vocab has {len(self._labels)} different names in {len(self.vocab)}: give each class one")
+        self.ids: np.ndarray = text_ids(df)
+        if vocab is None:
+            found = {as_text(o): o for o in [*df.given, *df.predicted]}
+            vocab = sorted(found.values(), key=natural_key)
+        self.vocab: list = [o.item() if isinstance(o, np.generic) else o for o in vocab]
+        self.classes = {as_text(o): o for o in self.vocab}  # Text of a class -> the class
+        if len(self.classes) < len(self.vocab) or not self.vocab:
+            raise ValueError(f"vocab has {len(self.classes)} different names in {len(self.vocab)}: "
+                             "give each class one")
+
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
-        self.issues = df
-        self._ids = set(df.id)
-        self._replay, self._changed, self._snapshot = Replay(self._labels), {}, None
-        self._lock, self._offset, self._ended, self.unreadable, self.unknown = threading.RLock(), 0, True, 0, 0
-        self._open()
+        self.issues: pd.DataFrame = df
+        self._known = set(self.ids)
+        self._journal = Journal(self.path, self.ids, self.classes, self._given_hashes())
 
-    def relabel(self,
-        ids,  # One id or many
-        label,  # Class that they are of, one of `vocab`; or a list of as many as there are ids, such as the predicted
-    ):
-        "Give items another label, or each its own; raises ValueError for an unknown id or label"
-        if not isinstance(label, (list, np.ndarray, pd.Series)):
-            return self._act('relabel', ids, label=self._key(label))
-        ids, keys = self._known(ids), [self._key(o) for o in label]
-        if len(keys) != len(ids):
-            raise ValueError(f"label has {len(keys)} classes, but there are {len(ids)} different ids: pass one an id")
-        self._do([({'do': 'relabel', 'label': k}, [i for i, o in zip(ids, keys) if o == k])
-                  for k in dict.fromkeys(keys)])
+    def __repr__(self): return f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)'
 
-    def delete(self,
-        ids,  # One id or many
-    ):
-        "Leave items out; raises ValueError for an unknown id"
-        self._act('delete', ids)
-
-    def keep(self,
-        ids,  # One id or many
-    ):
-        "Confirm the given label of items; raises ValueError for an unknown id"
-        self._act('keep', ids)
-
-    def unsure(self,
-        ids,  # One id or many
-    ):
-        "Say that items were looked at, and undecided; raises ValueError for an unknown id"
-        self._act('unsure', ids)
-
-    def note(self,
-        ids,  # One id or many
-        text,  # At most 220 bytes as JSON; '': no note any more
-    ):
-        "Attach a note to items, beside their decision; raises ValueError for an unknown id and a text too long"
-        if not isinstance(text, str): raise TypeError(f"text is a {type(text).__name__}: pass a string")
-        text = as_text(text)
-        if (n := len(as_json(text))) > NOTE:
-            raise ValueError(f"text has {n} bytes as JSON, but a record of the journal holds {NOTE}: shorten it")
-        self._act('note', ids, text=text)
-
-    def undo(self) -> list | bool:  # The ids of the action, or False
-        "Undo this user's last action that is in force, of any process, a batch as a whole; False where there is none"
-        return self._again('undo')
-
-    def redo(self) -> list | bool:  # The ids of the action, or False
-        "Put this user's last undone action back, unless another came since; False where there is none"
-        return self._again('redo')
-
-    def refresh(self) -> list:  # ids
-        "Read what others appended; the ids that changed by it since the last refresh"
-        with self._lock:
-            with self._locked() as fd: self._read(fd)
-            changed, self._changed = list(self._changed), {}
-            return changed
-
-    def _current(self):
-        "`state` with what others appended until now, which `refresh` still tells of"
-        with self._lock:
-            with self._locked() as fd: self._read(fd)
-            return self.state
+    @cached_property
+    def given(self) -> pd.Series:
+        "The text of each row's given class, n of them"
+        return self.issues.given.map(as_text)
 
     @property
-    def state(self) -> dict:
-        """id -> `action` (None where there is but a note), `label` (of a relabel), `note`, and `user` and `time` (ISO,
-        UTC) of the action, or of the note where there is no action; a snapshot, of all users' decisions that the
-        session has read"""
-        with self._lock:
-            if self._snapshot is None: self._snapshot = dict(self._replay.state)
-            return self._snapshot
+    def unreadable(self) -> int:
+        "Number of lines of the journal that could not be read and were skipped"
+        return self._journal.unreadable
+
+    def relabel(self,
+        ids: str | Iterable[str],  # One id or many
+        label: Any,  # Right class, one of `vocab`; or a list of one per id, such as the predicted
+    ):
+        "Give items another label, or each its own; raises ValueError for an unknown id or label"
+        ids = self._checked(ids)
+        if not isinstance(label, (list, np.ndarray, pd.Series)):
+            return self._journal.act('relabel', ids, self.user, label=self._key(label))
+
+        labels = [self._key(o) for o in label]
+        if len(labels) != len(ids):
+            raise ValueError(f"label has {len(labels)} classes, but there are {len(ids)} different "
+                             "ids: pass one per id")
+        self._journal.act('relabel', ids, self.user, labels=labels)
+
+    def delete(self,
+        ids: str | Iterable[str],  # One id or many
+    ):
+        "Leave items out; raises ValueError for an unknown id"
+        self._journal.act('delete', self._checked(ids), self.user)
+
+    def keep(self,
+        ids: str | Iterable[str],  # One id or many
+    ):
+        "Confirm the given label of items; raises ValueError for an unknown id"
+        self._journal.act('keep', self._checked(ids), self.user)
+
+    def unsure(self,
+        ids: str | Iterable[str],  # One id or many
+    ):
+        "Say that items were looked at, and undecided; raises ValueError for an unknown id"
+        self._journal.act('unsure', self._checked(ids), self.user)
+
+    def note(self,
+        ids: str | Iterable[str],  # One id or many
+        text: str,  # At most 2,000 characters; '': remove the note
+    ):
+        """Attach a note to items, beside their decision; raises ValueError for an unknown id and
+        for a text that is too long"""
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}: pass a string")
+        text = as_text(text)
+        if len(text) > NOTE:
+            raise ValueError(f"text has {len(text)} characters, but a note holds at most {NOTE:,}: "
+                             "shorten it")
+        self._journal.act('note', self._checked(ids), self.user, text=text)
+
+    def undo(self) -> list[str] | bool:  # The ids of the action, or False
+        """Undo this user's last action that is in force, in whatever session it was made, a batch
+        as a whole; False if there is none"""
+        return self._journal.again('undo', self.user) or False
+
+    def redo(self) -> list[str] | bool:  # The ids of the action, or False
+        "Put this user's last undone action back, unless another came since; False if there is none"
+        return self._journal.again('redo', self.user) or False
+
+    def refresh(self) -> list[str]:
+        "Read what others appended; the ids that changed by it since the last refresh"
+        return self._journal.refresh()
+
+    @property
+    def state(self) -> dict[str, dict]:
+        """Id -> `action` (None if there is only a note), `label` (of a relabel), `note`, and `user`
+        and `time` (ISO, UTC) of the action, or of the note if there is no action: the decisions of
+        all users that the session has read. It is the same dict until one of them changes, and
+        never changes itself."""
+        return self._journal.state
+
+    def current(self) -> dict[str, dict]:
+        "`state` with what others appended until now, which `refresh` still tells of"
+        self._journal.read()
+        return self.state
 
     @property
     def decisions(self) -> pd.DataFrame:
-        "One row an item with a decision or a note, the worst first: the columns of the table, then those of `state`"
-        state, rows = self._current(), self.issues
-        rows = rows[rows.id.isin(state.keys())]
-        names = ('item', 'set', 'given', 'predicted')
-        data = {o: as_objects(rows[o]) if o in rows else [None]*len(rows) for o in names}
-        for name in ('action', 'label', 'note', 'user', 'time'): data[name] = [state[i][name] for i in rows.id]
+        """One row per item with a decision or a note, worst first: the columns `id`, `set`, `given`
+        and `predicted` of the table, then `action`, `label`, `note`, `user` and `time` as in
+        `state`, with what others appended"""
+        state = self.current()
+        mask = np.array([i in state for i in self.ids], dtype=bool)
+        rows = self.issues[mask]
+        data = {}
+        for name in ('id', 'set', 'given', 'predicted'):
+            data[name] = as_objects(rows[name]) if name in rows else [None]*len(rows)
+        for name in ('action', 'label', 'note', 'user', 'time'):
+            data[name] = [state[i][name] for i in self.ids[mask]]
         return pd.DataFrame(data, index=rows.index, dtype=object)
 
-    @cached_property
-    def _given(self):
-        "The given classes as the journal names them"
-        return self.issues.given.map(short_name)
-
     def progress(self) -> dict:
-        """`reviewed`: flagged items with a decision, `flagged`: all of them, `decided`: items with a decision, flagged
-        or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
-        decided = self.issues.id.isin([i for i, o in self._current().items() if o['action']]).to_numpy()
+        """`reviewed`: flagged items with a decision; `flagged`: all of them; `decided`: items with
+        a decision, flagged or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
+        actions = {i: o['action'] for i, o in self.current().items()}
+        decided = np.array([actions.get(i) is not None for i in self.ids], dtype=bool)
         flagged = self.issues.is_issue.to_numpy(dtype=bool)
-        keys = self._given
+
+        def count(mask):
+            found = self.given[mask].value_counts()
+            return found.reindex(list(self.classes), fill_value=0).to_numpy()
         per_class = pd.DataFrame({
-            'class': pd.Series(self.vocab, dtype=object),
-            'reviewed': keys[decided & flagged].value_counts().reindex(list(self._labels), fill_value=0).to_numpy(),
-            'flagged': keys[flagged].value_counts().reindex(list(self._labels), fill_value=0).to_numpy()})
+            'class': pd.Series(self.vocab, dtype=object), 'reviewed': count(decided & flagged),
+            'flagged': count(flagged)})
         return {'reviewed': int((decided & flagged).sum()), 'flagged': int(flagged.sum()),
                 'decided': int(decided.sum()), 'per_class': per_class}
 
     def agreement(self) -> pd.DataFrame:
-        """One row a pair of users: `user`, `other`, `n` items that both decided on, `agree`, the share with the same
-        outcome, and Cohen's `kappa` ("A coefficient of agreement for nominal scales", 1960; NaN where n is 0 or both
-        gave all items one outcome). An outcome is a class, deleted, or unsure; keep means the given class."""
-        given = dict(zip(self.issues.id, self.issues.given.map(short_name)))
-        with self._lock:
-            self._current()
-            votes = self._replay.votes()
-        outcome = {u: {i: ('class', a.label_of(i) if a.do == 'relabel' else given[i]) if a.do in ('relabel', 'keep')
-                       else (a.do, '') for i, a in o.items()} for u, o in votes.items()}
+        """One row per pair of users: `user`, `other`, `n` items that both decided on, `agree`, the
+        share with the same outcome, and Cohen's `kappa` ("A coefficient of agreement for nominal
+        scales", 1960; NaN if n is 0 or both gave all items one outcome). An outcome is a class,
+        deleted, or unsure; keep means the given class."""
+        given = dict(zip(self.ids, self.given))
+        outcome: dict[str, dict] = {}
+        for user, votes in self._journal.votes().items():
+            found = outcome.setdefault(user, {})
+            for i, (do, label) in votes.items():
+                if do == 'keep': label = given[i]
+                found[i] = do if label is None else ('class', label)
         rows = []
         for a, b in combinations(sorted(outcome), 2):
             both = [(x, outcome[b][i]) for i, x in outcome[a].items() if i in outcome[b]]
@@ -172,57 +221,99 @@ class ReviewSession(Journal, Applied):
         return pd.DataFrame(rows, columns=['user', 'other', 'n', 'agree', 'kappa'])
 
     def to_csv(self,
-        path,  # File to write
-        overwrite=False,  # Whether to replace a file
+        path: str | Path,  # File to write
+        overwrite: bool = False,  # Whether to replace a file
     ) -> Path:
-        "Write `decisions` as CSV, whole or not at all. Raises FileExistsError where `path` exists, see `overwrite`"
-        path = Path(path)
-        tmp = path.with_name(f'.{uuid4().hex}.csv')
-        try:
-            self.decisions.to_csv(tmp, index=False, quoting=csv.QUOTE_NONNUMERIC, errors='backslashreplace')
-            if not overwrite: path.open('x').close()
-            os.replace(tmp, path)
-        except FileExistsError as e:
-            raise FileExistsError(f"path {path} exists: choose another or pass overwrite=True") from e
-        finally: tmp.unlink(missing_ok=True)
-        return path
+        "Write `decisions` as CSV, whole or not at all; raises FileExistsError, see `overwrite`"
+        options = dict(index=False, quoting=csv.QUOTE_NONNUMERIC, errors='backslashreplace')
+        return write_file(path, lambda tmp: self.decisions.to_csv(tmp, **options), overwrite)
+
+    def apply(self,
+        df: pd.DataFrame,  # The DataFrame whose items the table is of; it stays as it is
+        *,
+        column: Hashable = 'label',  # Its column of labels
+        id_column: Hashable | None = None,  # Its column of ids, such as paths; None: its index
+        set: str | None = None,  # The set that `df` is, if the table has several; None: all
+    ) -> pd.DataFrame:
+        """A new DataFrame, relabelled and without the deleted rows. Rows that the issue table does
+        not know stay. Applied to its own result, it gives the same again.
+
+        Raises ValueError if items of the table are missing from `df`, unless they were deleted, or
+        appear twice, and if a decided item's label is neither the given nor the decided one."""
+        return apply_frame(self, df, column, id_column, set)
+
+    def apply_dls(self,
+        learn: Any,  # Learner whose data the table is of; it and its DataLoaders stay as they are
+        set: str = 'train',  # 'train' or 'valid': which it is, if the table has no column `set`
+    ):  # DataLoaders
+        """New DataLoaders, relabelled and without the deleted items, in the training and the
+        validation set if the table has a column `set`. Pass them to a new Learner. Nothing is
+        fitted again: vocab and transforms stay. If a ColReader reads the labels of a DataFrame, its
+        copy is changed, else what the target's transforms get.
+
+        Raises as `apply` does, ValueError if no item of a set is left or a label is not in its
+        vocab, and TypeError if there is not one class per item."""
+        return apply_dls(self, learn, set)
+
+    def apply_folder(self,
+        source: str | Path,  # Folder that the ids are paths in, such as `learn.path`; it stays
+        target: str | Path,  # Folder to make, outside of `source`; may exist if it is empty
+        *,
+        copy: bool = False,  # Whether to copy the files; False: hard links, if they can be made
+    ) -> Path:
+        """A new folder tree, target/label/name, or target/set/label/name if the table has a column
+        `set`, of all items of the table but the deleted. A hard link is the same file: writing into
+        one changes both.
+
+        Files of one name and label get their path in `source`, joined by '__'. A label or name that
+        is not a safe file name is made one, with a hash. The tree is made whole or not at all.
+        Raises ValueError for items that are, or link, outside of `source`, FileNotFoundError for
+        those that are not files, and FileExistsError if `target` has anything in it."""
+        return apply_folder(self, source, target, copy)
+
+    def _given_hashes(self):
+        "Set -> hash of its ids and given classes; '' for a table without sets"
+        sets = self.issues['set'].map(as_text) if 'set' in self.issues else ['']*len(self.ids)
+        found: dict[str, list] = {}
+        for name, *row in zip(sets, self.ids, self.given): found.setdefault(name, []).append(row)
+        return {name: sha1_of(encode(sorted(found[name]))) for name in sorted(found)}
 
     def _as_vocab(self, column):
-        keys = column.map(short_name)
-        if (bad := ~keys.isin(self._labels.keys())).any():
-            raise ValueError(f"issues has {bad.sum()} labels in {column.name!r} outside the vocab, first "
-                             f"{brief(column[bad].iloc[0])}: pass the vocab of its Learner")
-        values = [self._labels[o] for o in keys]
-        return pd.Series(values, column.index, dtype=object if any(isinstance(o, str) for o in values) else None)
+        "`column` with the classes of `vocab` in the place of their texts"
+        keys = column.map(as_text)
+        if (bad := ~keys.isin(self.classes.keys())).any():
+            raise ValueError(f"issues has {bad.sum()} labels in {column.name!r} outside the vocab, "
+                             f"first {brief(column[bad].iloc[0])}: pass the vocab of its Learner")
+        values = [self.classes[o] for o in keys]
+        # pandas would take text that UTF-8 cannot hold for its string type, and fail
+        dtype = object if any(isinstance(o, str) for o in values) else None
+        return pd.Series(values, column.index, dtype=dtype)
 
     def _key(self, label):
-        key = short_name(label)
-        if key not in self._labels:
-            raise ValueError(f"label is {brief(label)}, which is not in the vocab of {len(self.vocab)} classes")
+        key = as_text(label)
+        if key not in self.classes:
+            raise ValueError(f"label is {brief(label)}, which is not in the vocab of "
+                             f"{len(self.vocab)} classes")
         return key
 
-    def _act(self, do, ids, **what): self._do([({'do': do, **what}, self._known(ids))])
-    def _do(self, groups): self._append(lambda: record_lines(groups, self._signature()))
+    def _checked(self, ids) -> list[str]:
+        "`ids` as a list without repeats, or ValueError"
+        several = isinstance(ids, Iterable) and not isinstance(ids, str)
+        found = list(ids) if several else [ids]
+        if bad := [o for o in found if not isinstance(o, str) or o not in self._known]:
+            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first "
+                             f"{brief(bad[0])}: pass texts of `session.ids`")
+        if not found: raise ValueError("ids is empty: pass at least one")
+        return [str(o) for o in dict.fromkeys(found)]
 
-    def _known(self, ids):
-        ids = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
-        if bad := [o for o in ids if not isinstance(o, str) or o not in self._ids]:
-            raise ValueError(f"ids has {len(bad)} that are not in the issue table, first {brief(bad[0])}: pass texts "
-                             "of the column `id` of `issues`")
-        if not ids: raise ValueError("ids is empty: pass at least one")
-        return [str(o) for o in dict.fromkeys(ids)]
 
-    def _again(self, do):
-        with self._lock:
-            ids = []
-            def records():
-                key = self._replay.last(self.user, do)
-                if key is None: return []
-                ids.extend(self._replay.actions[key].ids)
-                return [as_line({'do': do, 'of': key, **self._signature()})]
-            self._append(records)
-            return ids or False
-
-    def _signature(self):
-        time = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
-        return {'user': self.user, 'time': time, 'key': uuid4().hex[:16]}
+def _reviewer(user):
+    "The reviewer's name: `user`, or the account's"
+    if user is None:
+        # An account may have no name, as in containers
+        try: user = getpass.getuser()
+        except (ImportError, KeyError, OSError): user = 'reviewer'
+    fits = isinstance(user, str) and user.isprintable() and user.strip()
+    if not fits or len(as_text(user).encode()) > USER:
+        raise ValueError(f"user is {brief(user)}: pass a printable name of at most {USER} bytes")
+    return as_text(user)

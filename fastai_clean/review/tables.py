@@ -1,0 +1,172 @@
+"The tables that a review reads, checked; and the columns that it writes"
+import csv
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .._text import as_text, brief
+
+COLUMNS = 'id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue'
+SEED = ['position', 'id', 'text', 'label', 'hashtags', 'prediction', 'confidence']
+NAMES = 'item', 'path', 'id', 'name', 'fname', 'file', 'filename', 'image', 'text'
+FLAGS = {'true': True, 'false': False, '1': True, '0': False}
+
+
+def as_objects(
+    values: Iterable,  # Any values, tuples among them
+) -> np.ndarray:  # One axis, dtype object
+    "`values` as they are, in an array of one axis"
+    # numpy would make a second axis of tuples of one length; the None at the end prevents it
+    return np.array([*values, None], dtype=object)[:-1]
+
+
+def as_column_like(
+    values: Sequence | np.ndarray,  # (n,)
+    column: pd.Series,  # (n,)
+) -> pd.Series:
+    "`values` in the type of `column` if it can hold them; categories get those that are missing"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = column.cat.categories
+        added = [o for o in dict.fromkeys(values) if not pd.isna(o) and o not in known]
+        return pd.Series(values, column.index, dtype=column.cat.add_categories(added).dtype)
+    res = pd.Series(values, column.index, dtype=object)
+    try: return res.astype(column.dtype)
+    except (TypeError, ValueError): return res
+
+
+def issue_table(
+    issues,  # Issue table (DataFrame), or the path of its CSV
+) -> pd.DataFrame:
+    """The issue table, worst first; ties keep their order. A column `item`, as version 0.1 called
+    it, is renamed to `id`.
+
+    Raises ValueError if columns or values are missing, and TypeError if it is not a table of one
+    class per item."""
+    if isinstance(issues, (str, os.PathLike)): issues = _read_table(issues)
+    if not isinstance(issues, pd.DataFrame):
+        raise TypeError(f"issues is a {type(issues).__name__}: pass the table of find_issues, or "
+                        "its CSV's path")
+    if 'id' not in issues: issues = issues.rename(columns={'item': 'id'})
+    if missing := [o for o in COLUMNS if o not in issues]:
+        raise ValueError(f"issues lacks the columns {missing}: pass the table of find_issues or "
+                         "its CSV")
+    if issues.empty: raise ValueError("issues has no rows: pass at least one item")
+    for name in ('id', 'given', 'predicted', *(['set'] if 'set' in issues else [])):
+        if n := issues[name].isna().sum():
+            raise ValueError(f"issues has {n} missing values in {name!r}: leave those items out, "
+                             "or read the CSV with keep_default_na=False")
+    for name in ('given', 'predicted'):
+        for o in issues[name]:
+            if isinstance(o, (tuple, list, float, np.floating, np.ndarray)):
+                raise TypeError(f"issues has {brief(o)} in {name!r}: a review needs one class per "
+                                "item")
+
+    df = issues.assign(is_issue=_flags(issues.is_issue, 'issues'))
+    return df.sort_values('label_quality', kind='stable')
+
+
+def text_ids(
+    df: pd.DataFrame,  # Issue table
+) -> np.ndarray:  # (n,) unique texts
+    """What a review calls each item: the text of its id, after `set:` if there is a column `set`.
+    Raises ValueError if two are the same."""
+    texts = df['id'].map(as_text)
+    if 'set' in df: texts = df['set'].map(as_text) + ':' + texts
+    if twice := texts[texts.duplicated()].tolist():
+        raise ValueError(f"issues has {len(twice)} items twice, first {brief(twice[0])}: give each "
+                         "its own id")
+    return as_objects(texts)
+
+
+def read_issues(
+    path,  # CSV: an issue table, what `CleanInterpretation.to_csv` wrote, or noisy_text.csv
+    label_column: str = 'label',  # Column of the given labels, in what `to_csv` wrote
+    id_column: str | None = None,  # Column of the ids there; None: the first of `NAMES` that can be
+) -> pd.DataFrame:
+    """The issues of a CSV, in its order if it has no label quality. Values are read as text.
+
+    Of what `to_csv` wrote, rows whose prediction is not the label are issues. The seed's
+    noisy_text.csv has no header, and all its rows are issues. Raises ValueError if columns are
+    missing, if none has a value of its own for each row, and if a confidence is not a number from 0
+    to 1."""
+    with open(path, encoding='utf-8-sig', errors='backslashreplace', newline='') as f:
+        first = next(csv.reader(f), [])
+    seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
+    names = {*first}
+    if not seed and names > {'given', 'predicted'} and names & {'item', 'id'}:
+        return _read_table(path)
+
+    df = _read_texts(path, names=SEED if seed else first, header=None if seed else 0)
+    if seed:
+        label_column = 'label'
+        id_column = 'id'
+    predicted = 'prediction' if seed else _last(df, 'predictions')
+    confidence = _last(df, 'confidence')
+    for name in (label_column, predicted, confidence, *([] if id_column is None else [id_column])):
+        if name not in df:
+            there = ', '.join(map(repr, df))[:300]
+            raise ValueError(f"{path} has no column {name!r}, only {there}: pass the CSV of a "
+                             "CleanInterpretation or of its issues; see --label-column and "
+                             "--id-column")
+    if id_column is None: id_column = next((o for o in NAMES if o in df and df[o].is_unique), None)
+    if id_column is None:
+        raise ValueError(f"{path} has none of the columns {', '.join(NAMES)} without a repeated "
+                         "value: name the column that names the items with --id-column")
+    numbers = pd.to_numeric(df[confidence], errors='coerce')
+    if (bad := ~numbers.between(0, 1)).any():
+        raise ValueError(f"{path} has {brief(df[confidence][bad].iloc[0])} in {confidence!r}: pass "
+                         "numbers from 0 to 1")
+    return df.assign(id=df[id_column], given=df[label_column], predicted=df[predicted],
+                     confidence=numbers, label_quality=np.nan,
+                     is_issue=seed | (df[label_column] != df[predicted]))
+
+
+def cohen_kappa(
+    pairs: Sequence[tuple],  # What two users said of each item
+) -> tuple[float, float]:
+    """Share of `pairs` that agree, and Cohen's kappa ("A coefficient of agreement for nominal
+    scales", 1960): NaN if there are none, or if both users said the same of all"""
+    n = len(pairs)
+    if not n: return np.nan, np.nan
+
+    a, b = (pd.Series([o[i] for o in pairs]).value_counts() for i in (0, 1))
+    agree = sum(x == y for x, y in pairs)/n
+    chance = sum(a[o]*b[o] for o in a.index if o in b.index)/n**2
+    return agree, np.nan if chance == 1 else (agree - chance)/(1 - chance)
+
+
+def _read_texts(path, **kwargs):
+    # As text: a class may be called NA, 01 or True
+    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig',
+                       encoding_errors='backslashreplace', index_col=False, **kwargs)
+
+
+def _read_table(path):
+    "The issue table of a CSV: numbers and flags as such, the rest as text"
+    df = _read_texts(path)
+    for name in {'confidence', 'label_quality'} & {*df}:
+        blank = df[name].isna() | df[name].isin(['', 'nan'])
+        numbers = pd.to_numeric(df[name].mask(blank), errors='coerce')
+        if (bad := numbers.isna() & ~blank).any():
+            raise ValueError(f"{path} has {brief(df[name][bad].iloc[0])} in {name!r}: write "
+                             "numbers")
+        df[name] = numbers
+    return df.assign(is_issue=_flags(df.is_issue, path)) if 'is_issue' in df else df
+
+
+def _flags(column, where):
+    "A column of True and False; as a boolean, the text 'False' would be True"
+    if column.dtype == bool: return column
+    flags = column.map(lambda o: FLAGS.get(str(o).lower()))
+    if flags.isna().any():
+        raise ValueError(f"is_issue has {brief(column[flags.isna()].iloc[0])} in {where}: write "
+                         "True or False")
+    return flags.astype(bool)
+
+
+def _last(df, name):
+    "`name` as `to_csv` wrote it, behind the user's own columns: perhaps name_1"
+    return next((o for o in df.columns[::-1] if re.fullmatch(rf'{name}(_\d+)?', o)), name)
