@@ -4,7 +4,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
@@ -14,6 +13,7 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, OptimWrapper
+from helpers import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model
 from torch import nn
 from torch.nn import functional as F
 

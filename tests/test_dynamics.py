@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
@@ -17,6 +16,7 @@ from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, Normalize, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, TextDataLoaders, text_classifier_learner
 from fastai.torch_core import set_seed
+from helpers import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
@@ -90,7 +90,7 @@ def test_items_never_met_get_the_median_and_no_row():
         assert values[4] == values[9] == np.median(np.delete(values, [4, 9]))
     table = dyn.table()
     assert sorted(table.index) == [i for i in range(30) if i not in (4, 9)]
-    assert list(table.item) == [str(i) for i in table.index]
+    assert list(table.id) == [str(i) for i in table.index]
     assert np.array_equal(table.label_quality, dyn.score('aum')[table.index])
     assert np.array_equal(table.given, dyn.targets[table.index]) and table.label_quality.is_monotonic_increasing
 
@@ -124,7 +124,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match='score gives 3 scores for 30 items'): dyn.score(np.ones(3))
     with pytest.raises(ValueError, match=r'margins has shape \(6, 30\)'):
         Dynamics(dyn.probs, dyn.margins[1:], dyn.pred_probs, dyn.targets)
-    with pytest.raises(ValueError, match='items has shape'):
+    with pytest.raises(ValueError, match='ids has shape'):
         Dynamics(dyn.probs, dyn.margins, dyn.pred_probs, dyn.targets, ids=['a'])
 
 
@@ -291,7 +291,6 @@ class Stop(Callback):
         if self.learn.training and (self.learn.epoch, self.learn.iter) == self.when: raise self.error
 
 
-
 @pytest.mark.parametrize('error', [CancelFitException, CancelEpochException])
 def test_cancelled_fit_keeps_what_was_recorded_and_leaves_the_loader(error):
     learn, seen = numbered_learn(numbered_dls()), Seen()
@@ -406,9 +405,9 @@ def test_planted_errors_are_found_where_the_model_knows_them_by_heart(memorised)
     for name in ('aum', 'mean_prob', 'ensemble'): assert auprc(wrong, dyn.score(name)) > .95
     assert auprc(wrong, dyn.score('data_map')) > .8 and auprc(wrong, dyn.score('forgetting')) > .4
     table = dyn.table()
-    assert list(table.columns) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
+    assert list(table.columns) == ['id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
     assert wrong[table.index[:90]].mean() > .95 and wrong[table.index[table.is_issue]].mean() > .9
-    assert table.item.tolist() == [str(i) for i in table.index]
+    assert table.id.tolist() == [str(i) for i in table.index]
 
 
 def test_untrained_model_does_not_find_them():
@@ -539,4 +538,4 @@ def test_table_errors_are_found_by_row_name():
     dyn = learn.dynamics
     assert dyn.ids == [f'row{i}' for i in range(320)] and np.isnan(dyn.margins).any()
     assert auprc(wrong[:320], dyn.score('aum')) > .75
-    assert set(dyn.table().item) <= set(dyn.ids) and len(dyn.table()) == dyn.done.sum()
+    assert set(dyn.table().id) <= set(dyn.ids) and len(dyn.table()) == dyn.done.sum()

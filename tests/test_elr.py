@@ -4,7 +4,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model
 from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import lr_find  # noqa: F401, gives Learner its schedules
@@ -12,6 +11,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
+from helpers import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model
 from torch import nn
 from torch.nn import functional as F
 

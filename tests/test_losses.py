@@ -2,24 +2,22 @@
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, tiny_learn
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorBase, TensorCategory, set_seed
+from helpers import DIGITS, PIXELS, digit_dls, plant, tiny_learn
 from scipy.special import softmax
 from torch import nn
 from torch.nn import functional as F
 
-from fastai_clean.all import noise_matrix
-from fastai_clean.losses import ForwardCorrection, GeneralizedCrossEntropy, SymmetricCrossEntropy
+from fastai_clean.losses import GeneralizedCrossEntropy, SymmetricCrossEntropy
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(0, 3, (40, 5)), RNG.integers(0, 5, 40)
-T = RNG.dirichlet(np.ones(5), 5).T
 X, Y = torch.tensor(LOGITS), torch.tensor(LABELS)
-LOSSES = {'gce': GeneralizedCrossEntropy(), 'sce': SymmetricCrossEntropy(), 'forward': ForwardCorrection(T)}
+LOSSES = {'gce': GeneralizedCrossEntropy(), 'sce': SymmetricCrossEntropy()}
 
 
 def chosen(p): return p[np.arange(len(LABELS)), LABELS]
@@ -35,8 +33,6 @@ FORMULAS = {
     'sce': (SymmetricCrossEntropy(.3, .8, -6), lambda p: -.3*np.log(chosen(p)) - .8*(
         p*np.log(one_hot(LABELS, np.exp(-6)))).sum(1)),
     'sce alone': (SymmetricCrossEntropy(1, 0), lambda p: -np.log(chosen(p))),
-    'forward': (ForwardCorrection(T), lambda p: -np.log(chosen(p @ T.T))),
-    'forward identity': (ForwardCorrection(np.eye(5)), lambda p: -np.log(chosen(p))),
 }
 
 
@@ -66,14 +62,6 @@ def test_extreme_logits_have_finite_losses_and_gradients(name, dtype):
         assert torch.isfinite(loss) and torch.isfinite(grad).all() and loss.dtype == torch.float32
 
 
-def test_forward_with_identity_is_cross_entropy_for_extreme_logits():
-    x = torch.tensor([[2000., 0, 0], [0, 0, 500]], requires_grad=True)
-    y = torch.tensor([1, 0])
-    got, want = ForwardCorrection(np.eye(3))(x, y), F.cross_entropy(x, y)
-    assert torch.equal(torch.as_tensor(got), want) and got.item() == 1250
-    assert torch.equal(*(torch.autograd.grad(o, x)[0] for o in (got, want)))
-
-
 def test_class_axis_of_masks_gives_the_loss_of_every_pixel():
     x, y = torch.randn(2, 5, 4, 3), torch.randint(5, (2, 4, 3))
     loss = GeneralizedCrossEntropy(.4, axis=1)
@@ -90,43 +78,6 @@ def test_fastai_tensors_and_small_integers_are_taken(name):
     assert torch.allclose(loss(X, Y.int()), want)
 
 
-def test_forward_with_the_true_noise_recovers_the_clean_posterior():
-    clean = np.array([.6, .3, .1])
-    noise = np.array([[.7, .1, .3], [.2, .8, .1], [.1, .1, .6]])
-    given = torch.tensor(noise @ clean)
-    def fitted(loss):
-        x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-        opt = torch.optim.LBFGS([x], max_iter=200, tolerance_grad=1e-10, tolerance_change=1e-14)
-        def closure():
-            opt.zero_grad()
-            total = (loss(x.expand(3, 3), torch.arange(3))*given).sum()
-            total.backward()
-            return total
-        opt.step(closure)
-        return F.softmax(x.detach(), 1)[0].numpy()
-    np.testing.assert_allclose(fitted(ForwardCorrection(noise, reduction='none').func), clean, atol=1e-5)
-    np.testing.assert_allclose(fitted(nn.CrossEntropyLoss(reduction='none')), given, atol=1e-5)
-
-
-def test_forward_takes_the_estimated_matrix_in_the_same_orientation():
-    rng = np.random.default_rng(0)
-    true = rng.integers(0, 3, 3000)
-    given = np.where((true == 0) & (rng.random(3000) < .4), 1, true)
-    probs = softmax(np.eye(3)[true]*6 + rng.normal(0, .3, (3000, 3)), 1)
-    matrix = noise_matrix(given, probs)
-    assert matrix[1, 0] > .3 and matrix[0, 1] < .02
-    sure = torch.tensor([[30., 0, 0], [0, 30, 0]])
-    got = ForwardCorrection(matrix, reduction='none')(sure, torch.tensor([1, 0]))
-    np.testing.assert_allclose(np.exp(-got.numpy()), [matrix[1, 0], matrix[0, 1]], atol=1e-6)
-
-
-def test_forward_with_a_label_that_is_never_given_is_finite_and_teaches_nothing():
-    x = torch.randn(1, 3, requires_grad=True)
-    loss = ForwardCorrection([[.5, .5, 1], [.5, .5, 0], [0, 0, 0]])(x, torch.tensor([2]))
-    grad, = torch.autograd.grad(loss, x)
-    assert torch.isfinite(loss) and grad.abs().max() < 1e-3
-
-
 @pytest.mark.parametrize('make, message', [
     (lambda: GeneralizedCrossEntropy(0), 'q is 0: pass a number above 0'),
     (lambda: GeneralizedCrossEntropy(1.2), 'q is 1.2'),
@@ -136,12 +87,6 @@ def test_forward_with_a_label_that_is_never_given_is_finite_and_teaches_nothing(
     (lambda: SymmetricCrossEntropy(1, float('nan')), 'beta is nan'),
     (lambda: SymmetricCrossEntropy(A=0), 'A is 0: pass a number below 0'),
     (lambda: SymmetricCrossEntropy(0, 0), 'alpha and beta are both 0'),
-    (lambda: ForwardCorrection(T.T), '5 columns that do not sum to 1.*the transpose of this one'),
-    (lambda: ForwardCorrection(T*2), r'columns that do not sum to 1, first column 0 with 2: pass P\(given = row'),
-    (lambda: ForwardCorrection(T[:4]), r'shape \(4, 5\): pass \(c, c\)'),
-    (lambda: ForwardCorrection(T*np.nan), 'negative or not finite'),
-    (lambda: ForwardCorrection([['a', 'b']]*2), 'has dtype <U1: pass numbers'),
-    (lambda: LOSSES['forward'](X[:, :4], Y.clamp(max=3)), 'is of 5 classes, but the model has 4 outputs'),
 ])
 def test_bad_argument_is_named(make, message):
     with pytest.raises((ValueError, TypeError), match=message): make()
@@ -150,10 +95,6 @@ def test_bad_argument_is_named(make, message):
 # in a Learner
 
 NOISY, WRONG = plant(DIGITS.target, .4)
-
-
-def digits_loss(name): return {'gce': GeneralizedCrossEntropy(), 'sce': SymmetricCrossEntropy(),
-                               'forward': ForwardCorrection(np.full((10, 10), .4/9) + np.eye(10)*(.6 - .4/9))}[name]
 
 
 class MixedLosses(Callback):
@@ -171,7 +112,7 @@ class MixedLosses(Callback):
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_mixup_interpolates_the_loss(name):
-    learn = tiny_learn(digit_dls(range(64), range(64, 80)), loss_func=digits_loss(name), cbs=[MixUp(), MixedLosses()])
+    learn = tiny_learn(digit_dls(range(64), range(64, 80)), loss_func=LOSSES[name], cbs=[MixUp(), MixedLosses()])
     learn.fit(1)
     got, want = zip(*learn.mixed_losses.pairs)
     assert len(got) == 4
@@ -180,7 +121,7 @@ def test_mixup_interpolates_the_loss(name):
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_learner_predicts_exports_and_loads(name, tmp_path):
-    learn = tiny_learn(digit_dls(range(64), range(64, 80)), loss_func=digits_loss(name), path=tmp_path)
+    learn = tiny_learn(digit_dls(range(64), range(64, 80)), loss_func=LOSSES[name], path=tmp_path)
     learn.fit(1)
     probs, targ, decoded, losses = learn.get_preds(with_decoded=True, with_loss=True)
     assert torch.allclose(probs.sum(1), torch.ones(16), atol=1e-5) and torch.equal(decoded, probs.argmax(1))
@@ -209,12 +150,3 @@ def test_wrong_labels_are_learned_by_heart_less_than_by_cross_entropy():
     right = lambda pred: (pred == DIGITS.target)[300:].mean()
     assert learned(gce) < learned(plain)/2 and learned(sce) < learned(plain)/2
     assert right(gce) > right(plain) + .05 and right(sce) > right(plain) + .05
-
-
-def test_forward_under_errors_between_pairs_beats_cross_entropy():
-    wrong = np.random.default_rng(0).random(len(NOISY)) < .45
-    labels = np.where(wrong, (DIGITS.target + 1) % 10, DIGITS.target)
-    matrix = .55*np.eye(10) + .45*np.roll(np.eye(10), 1, 0)
-    losses = ForwardCorrection(matrix), ForwardCorrection(matrix.T), CrossEntropyLossFlat()
-    right, turned, plain = ((trained(o, labels, 10) == DIGITS.target)[300:].mean() for o in losses)
-    assert right > plain + .1 and right > turned + .2

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
@@ -16,6 +15,7 @@ from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCro
 from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, CategoryBlock, TabDataLoader, TabularPandas, tabular_learner
 from fastai.text.all import TextDataLoaders
+from helpers import DIGITS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
@@ -23,12 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastai_clean.callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
-from fastai_clean.data.batch_items import BatchItems
 from fastai_clean.data import ids_of
+from fastai_clean.data.batch_items import BatchItems
 from fastai_clean.interpret import CleanInterpretation
-from fastai_clean.losses import GeneralizedCrossEntropy
+from fastai_clean.losses import GeneralizedCrossEntropy, SoftLoss, soft_targets
 from fastai_clean.oof import OutOfFold
-from fastai_clean.losses import SoftLoss, soft_targets
 
 WEIGHT = torch.tensor([.5, 1., 2., 3.])
 
@@ -93,7 +92,7 @@ def test_loss_is_its_base_in_everything_else():
 
 def test_a_loss_without_items_is_refused():
     def flat(pred, target, reduction='mean'): return pred.mean()
-    with pytest.raises(TypeError, match='soft targets need one an item'): SoftLoss(flat)(*batch()[:2])
+    with pytest.raises(TypeError, match='soft targets need one per item'): SoftLoss(flat)(*batch()[:2])
 
 
 @settings(max_examples=50, deadline=None)
@@ -192,12 +191,12 @@ def test_a_saved_out_of_fold_and_an_interpretation_are_sources(tmp_path):
 
 @pytest.mark.parametrize('source, error, match', [
     (lambda o: (['x', 'y'], np.eye(10)[:2]), ValueError, 'source has none of the 80 training items'),
-    (lambda o: (o.items, o.pred_probs[:, :5]), ValueError, '5 classes, but the training set 10'),
-    (lambda o: (o.items[:3], o.pred_probs), ValueError, 'source has 3 ids'),
+    (lambda o: (o.ids, o.pred_probs[:, :5]), ValueError, '5 classes, but the training set 10'),
+    (lambda o: (o.ids[:3], o.pred_probs), ValueError, 'source has 3 ids'),
     (lambda o: (['0', '0'], np.eye(10)[:2]), ValueError, '1 ids twice'),
-    (lambda o: (o.items, o.pred_probs*3), ValueError, 'no probabilities'), (lambda o: 7, TypeError, 'source is a int'),
+    (lambda o: (o.ids, o.pred_probs*3), ValueError, 'not probabilities'), (lambda o: 7, TypeError, 'source is a int'),
     (lambda o: 'nowhere', FileNotFoundError, 'nowhere'),
-    (lambda o: OutOfFold(o.pred_probs, o.targets, items=o.items, vocab=[*'abcdefghij']), ValueError, "the class '0'")])
+    (lambda o: OutOfFold(o.pred_probs, o.targets, ids=o.ids, vocab=[*'abcdefghij']), ValueError, "the class '0'")])
 def test_sources_of_other_items_are_refused_before_the_first_batch(source, error, match):
     learn = digits()
     before = copy.deepcopy(learn.model.state_dict())

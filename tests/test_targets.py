@@ -1,12 +1,21 @@
-"Callbacks that follow the items: passes within a fit, cancelled batches and random data sets"
+"""FitCallback and the four callbacks on it: what ends a fit, passes within it, cancelled batches and
+random data sets"""
 import numpy as np
 import pytest
 import torch
-from conftest import PIXELS, tiny_learn, tiny_model
-from fastai.callback.core import Callback, CancelBatchException
+from fastai.callback.core import (
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelTrainException,
+)
 from fastai.callback.mixup import MixUp
+from fastai.callback.schedule import lr_find  # noqa: F401, gives Learner its schedules
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastai.learner import load_learner
+from helpers import PIXELS, tiny_learn, tiny_model
 from test_soft import LABELS, digits, known
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import Dataset
@@ -17,7 +26,73 @@ from fastai_clean.callbacks import (
     SoftPseudoLabelCallback,
     TrainingDynamicsCallback,
 )
+from fastai_clean.callbacks.base import FitCallback
 from fastai_clean.losses import soft_targets
+
+
+class Notes(FitCallback):
+    "What was called, in its order"
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def start(self): self.log.append('start')
+    def end_epoch(self): self.log.append('epoch')
+    def stop(self): self.log.append('stop')
+
+
+class Raises(Callback):
+    "An error in the second epoch"
+    order = 90
+    def __init__(self, error): self.error = error
+    def after_pred(self):
+        if self.training and self.epoch == 1: raise self.error
+
+
+@pytest.mark.parametrize('passed', [True, False])
+@pytest.mark.parametrize('error', [None, CancelBatchException, CancelTrainException,
+                                   CancelEpochException, CancelFitException, RuntimeError('broken'),
+                                   KeyboardInterrupt])
+def test_whatever_ends_a_fit_is_followed_by_stop(error, passed):
+    learn, notes = digits(), Notes()
+    if not passed: learn.add_cb(notes)
+    cbs = [o for o in (notes if passed else None, error and Raises(error)) if o]
+    if isinstance(error, RuntimeError) or error is KeyboardInterrupt:
+        with pytest.raises((RuntimeError, KeyboardInterrupt)): learn.fit(2, cbs=cbs)
+    else: learn.fit(2, cbs=cbs)
+    assert notes.log == ['start', 'epoch', 'epoch', 'stop']
+    assert 'do_item' not in vars(learn.dls.train)
+    assert not {'_call_one', '_with_events'} & vars(learn).keys()
+
+
+def test_what_is_no_fit_is_not_followed():
+    learn, notes = digits(), Notes()
+    learn.add_cb(notes)
+    learn.validate()
+    learn.get_preds()
+    learn.lr_find(num_it=5, show_plot=False)
+    assert notes.log == []
+    learn.fit(1)
+    assert notes.log == ['start', 'epoch', 'stop']
+
+
+class Exports(Callback):
+    "Writes the Learner within the fit"
+    def __init__(self, path): self.path = path
+    def after_epoch(self): self.learn.export(self.path)
+
+
+def test_a_learner_exported_within_a_fit_loads_and_trains(tmp_path):
+    learn = digits()
+    learn.logger = print
+    learn.add_cb(Notes())
+    learn.fit(1, cbs=Exports(tmp_path/'m.pkl'))
+    twin = load_learner(tmp_path/'m.pkl')
+    twin.remove_cb(Exports)
+    twin.dls = learn.dls
+    twin.fit(1)
+    assert twin.notes.log == ['start', 'epoch', 'start', 'epoch', 'stop']
+    assert not {'_call_one', '_with_events'} & vars(twin).keys()
 
 
 class Soft(Callback):

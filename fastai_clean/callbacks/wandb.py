@@ -1,17 +1,20 @@
-"Weights & Biases: training curves, fold metrics, the worst items and their CSV; nothing where wandb is not installed"
+"Weights & Biases: training curves, fold metrics, the worst items and their CSV"
 import os
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 from weakref import WeakSet
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 from fastai.torch_core import no_random, rank_distrib
 from fastcore.basics import store_attr
 from PIL import Image
@@ -19,34 +22,40 @@ from PIL import Image
 from .._images import thumbnail
 from ..interpret import CleanInterpretation
 from ..oof.result import oof_of
-from . import ConfidentLearningCallback
+from .confident import ConfidentLearningCallback
 
-MAX_TEXT, MAX_PIXELS = 4000, 256
-_STARTED = WeakSet()
+MAX_TEXT = 4000  # Characters of a cell
+MAX_PIXELS = 256  # Pixels a side of a picture
+_started: WeakSet = WeakSet()  # Runs that a CleanWandbCallback started, which may be finished
 
 
 class CleanWandbCallback(Callback):
-    """Logs a Learner to Weights & Biases: losses and hyperparameters of each batch, metrics of each epoch and, where
-    ConfidentLearningCallback made a new `learn.oof`, the folds' metrics, a table of the worst items and a CSV artifact.
+    """Logs a Learner to Weights & Biases: losses and hyperparameters of each batch, metrics of each
+    epoch and, if ConfidentLearningCallback made a new `learn.oof`, the folds' metrics, a table of
+    the worst items and a CSV artifact.
 
-    A run that is active (`wandb.run`) is used and never finished; otherwise the first fit starts one, which stays open
-    for the fits that follow, until `finish()`, `wandb.finish()`, another CleanWandbCallback or the end of the program.
-    Each fold also gets a run of its own in the run's group, started and finished when the folds are done. Training is
-    the same with and without it; without wandb it does nothing.
+    A run that is active (`wandb.run`) is used and never finished. Otherwise the first fit starts
+    one, which stays open for the fits that follow, until `finish()`, `wandb.finish()`, another
+    CleanWandbCallback or the end of the program. Each fold also gets a run of its own in the run's
+    group, started and finished when the folds are done. Training is the same with and without it.
+    If wandb is not installed it does nothing.
 
-    It is a callback of its own and not a subclass of fastai's WandbCallback, which in fastai 2.8 fails before the first
-    batch (fastai issue 4173) and could only be mended by changing fastai; where that one is on the Learner too, it logs
-    the training. Raises ValueError for n_items < 1 and, before the first batch, what `wandb.init` raises."""
-    order, in_folds, remove_on_fetch = ConfidentLearningCallback.order + 1, False, True
+    If fastai's WandbCallback is on the Learner too, it logs the training. Raises ValueError for
+    n_items < 1 and, before the first batch, what `wandb.init` raises."""
+    # Not a subclass of fastai's WandbCallback: in fastai 2.8 that fails before the first batch
+    # (fastai issue 4173), and could only be mended by changing fastai
+    order = ConfidentLearningCallback.order + 1
+    in_folds = False
+    remove_on_fetch = True
     _stateattrs = 'wandb_run', '_following', '_curves', '_oof', '_epochs', '_fits'
 
     def __init__(self,
-        project=None,  # Project of a run that is started; None: wandb's default
-        group=None,  # Group of a run that is started; None: WANDB_RUN_GROUP, or `cv-<run id>`
-        n_items=50,  # Rows of the table of the worst items
-        fold_runs=True,  # Whether each fold gets a run of its own
-        artifact=None,  # Name of the artifact; None: `label_issues-<run id>`
-        **kwargs,  # Passed to `wandb.init` where a run is started: entity, name, tags, mode, dir
+        project: str | None = None,  # Project of a run that is started; None: wandb's default
+        group: str | None = None,  # Its group; None: WANDB_RUN_GROUP, or cv-<run id>
+        n_items: int = 50,  # Rows of the table of the worst items
+        fold_runs: bool = True,  # Whether each fold gets a run of its own
+        artifact: str | None = None,  # Name of the artifact; None: label_issues-<run id>
+        **kwargs: Any,  # Passed to `wandb.init` if a run is started: entity, name, tags, mode, dir
     ):
         _check_n_items(n_items)
         self._init_state()
@@ -54,14 +63,18 @@ class CleanWandbCallback(Callback):
 
     def _init_state(self):
         super()._init_state()
-        vars(self).update(wandb_run=None, _following=False, _curves=True, _oof=None, _epochs=0, _fits=0)
+        vars(self).update(wandb_run=None, _following=False, _curves=True, _oof=None, _epochs=0,
+                          _fits=0)
 
     def before_fit(self):
         "Forget a fit that was interrupted"
-        self._following, self._oof = False, None
+        # Prediction and validation within a fit, which hold the lock, fire this event too
+        if self.learn.lock.locked(): return
+        self._following = False
+        self._oof = None
 
     def before_train(self):
-        "Once a fit, if it is not `lr_find`: find or start the run"
+        "Once per fit, unless it is `lr_find`: find or start the run"
         if self._following or hasattr(self.learn, 'lr_finder') or rank_distrib(): return
         wandb = _wandb()
         if wandb is None: return
@@ -73,104 +86,134 @@ class CleanWandbCallback(Callback):
         self._following = True
 
     def _start(self, wandb):
+        "Set `wandb_run`: the user's run, the one that this callback started, or a new one"
         run = wandb.run
-        if run is None or (run in _STARTED and run is not self.wandb_run):
+        if run is None or (run in _started and run is not self.wandb_run):
             if run is not None: run.finish()
             new = uuid4().hex[:8]
-            group = self.group or os.environ.get('WANDB_RUN_GROUP') or (f'cv-{new}' if self.fold_runs else None)
-            run = wandb.init(**{'project': self.project, 'group': group, 'job_type': 'train', 'id': new, **self.kwargs})
-            if run.id == self.kwargs.get('id', new): _STARTED.add(run)
-        if run is not self.wandb_run: self.wandb_run, self._epochs, self._fits = run, 0, 0
+            group = self.group or os.environ.get('WANDB_RUN_GROUP')
+            if not group and self.fold_runs: group = f'cv-{new}'
+            ours = {'project': self.project, 'group': group, 'job_type': 'train', 'id': new}
+            run = wandb.init(**ours | self.kwargs)
+            # It may return a run that was active already, which is not this callback's to finish
+            if run.id == self.kwargs.get('id', new): _started.add(run)
+        if run is self.wandb_run: return
+        self.wandb_run = run
+        self._epochs = 0
+        self._fits = 0
 
     def after_batch(self):
         "Log losses and hyperparameters"
         if not (self._following and self._curves and self.training): return
-        hypers = {f'{name}_{i}': value for i, o in enumerate(self.opt.hypers) for name, value in o.items()}
-        self.wandb_run.log({'epoch': self._epochs + (self.iter + 1)/self.n_iter, **_numbers(
-            {'train_loss': self.smooth_loss, 'raw_loss': self.loss, **hypers})})
+        values = {'train_loss': self.smooth_loss, 'raw_loss': self.loss}
+        for i, group in enumerate(self.opt.hypers):
+            values |= {f'{name}_{i}': value for name, value in group.items()}
+        epoch = self._epochs + (self.iter + 1)/self.n_iter
+        self.wandb_run.log({'epoch': epoch, **_numbers(values)})
 
     def after_epoch(self):
         "Log the metrics"
-        if not (self._following and self._curves): return
+        if self.learn.lock.locked() or not (self._following and self._curves): return
         self._epochs += 1
         values = dict(zip(self.recorder.metric_names, self.recorder.log))
         for name in ('epoch', 'train_loss', 'time'): values.pop(name, None)
         self.wandb_run.log({'epoch': self._epochs, **_numbers(values)})
 
     def after_fit(self):
-        "Log the folds, if this fit was followed by them"
-        following, before = self._following, self._oof
-        self._following, self._oof = False, None
+        "Log the folds, if they followed this fit"
+        if self.learn.lock.locked(): return
+        following = self._following
+        before = self._oof
+        self._following = False
+        self._oof = None
         oof = oof_of(self.learn)
         if following and oof is not None and oof is not before: self.log_oof(self.learn)
 
     def log_oof(self,
-        learn,  # The Learner, with a finished `learn.oof`
-    ):
-        """Log `learn.oof` to the run: done after every fit that made one; to be called after
-        `ConfidentLearningCallback.resume`. Raises ValueError before the first fit and after `finish()`."""
-        run, oof = self.wandb_run, oof_of(learn)
-        if run is None: raise ValueError("there is no run to log to: fit first, or use log_interpretation")
+        learn: Learner,  # The Learner, with a finished `learn.oof`
+    ) -> None:
+        """Log `learn.oof` to the run. This is done after every fit that made one; call it after
+        `ConfidentLearningCallback.resume`.
+
+        Raises ValueError before the first fit, after `finish()` and if `learn.oof` is None."""
+        run = self.wandb_run
+        oof = oof_of(learn)
+        if run is None:
+            raise ValueError("there is no run to log to: fit first, or use log_interpretation")
+        if oof is None:
+            raise ValueError("learn.oof is None: fit with ConfidentLearningCallback first")
         if run.disabled: return
         self._fits += 1
-        metrics, group = oof.config.get('fold_metrics', []), run.group or f'cv-{run.id}'
+        metrics = oof.config.get('fold_metrics', [])
+        group = run.group or f'cv-{run.id}'
         config = {name: value for name, value in oof.config.items() if name != 'fold_metrics'}
         run.config.update({'oof': {**config, 'group': group}}, allow_val_change=True)
         run.summary.update(fold_summary(metrics))
         if self.fold_runs:
             for row in metrics: self._log_fold(row, group)
+        # The pictures are read once more, and a fit that follows must not draw other random numbers
         with no_random(reproducible=False):
             interp = CleanInterpretation.from_learner(learn, ds_idx=0)
             log_interpretation(interp, run, self.n_items, artifact=self.artifact)
         run.summary.update(_counts(interp))
 
     def _log_fold(self, row, group):
-        wandb, run, k = _wandb(), self.wandb_run, row['fold'] + 1
+        wandb = _wandb()
+        run = self.wandb_run
+        k = row['fold'] + 1
         name = f'fold {k}' if self._fits == 1 else f'fold {k}, fit {self._fits}'
-        with wandb.init(project=run.project, entity=run.entity or None, group=group, job_type='fold', name=name,
-                        config={'fold': k, 'items': row['items'], 'fit': self._fits, 'run': run.id},
-                        mode='offline' if run.offline else 'online', dir=run.settings.root_dir, reinit='create_new',
+        config = {'fold': k, 'items': row['items'], 'fit': self._fits, 'run': run.id}
+        with wandb.init(project=run.project, entity=run.entity or None, group=group,
+                        job_type='fold', name=name, config=config,
+                        mode='offline' if run.offline else 'online', dir=run.settings.root_dir,
+                        # Beside the main run, which goes on
+                        reinit='create_new',
                         settings=wandb.Settings(console='off', quiet=True)) as fold:
             fold.log(_metrics_of(row))
 
-    def finish(self):
+    def finish(self) -> None:
         "Finish the run, if this callback started it; the next fit starts another"
-        if self.wandb_run in _STARTED: self.wandb_run.finish()
+        if self.wandb_run in _started: self.wandb_run.finish()
         self.wandb_run = None
 
 
 def log_interpretation(
-    interp,  # A CleanInterpretation of any data set
-    run=None,  # The run; None: the active one
-    n_items=50,  # Rows of the table
-    name=None,  # Name of the table; None: worst_items, or worst_items_<data set> for another than the training set
-    artifact=None,  # Name of the artifact; None: label_issues-<run id>, likewise; a new version with every call
-):
-    """Log the worst items as a `wandb.Table` and the label issues, as `interp.to_csv` writes them, as an artifact of
-    type `label-issues`; returns the artifact.
+    interp: CleanInterpretation,  # Of any data set
+    run: Any = None,  # The run; None: the active one
+    n_items: int = 50,  # Rows of the table
+    name: str | None = None,  # Of the table; None: worst_items, for other sets worst_items_<set>
+    artifact: str | None = None,  # Of the artifact; None: label_issues-<run id>, likewise
+) -> Any:  # The artifact
+    """Log the worst items as a `wandb.Table` and the label issues, as `interp.to_csv` writes them,
+    as an artifact of type `label-issues`, of which every call makes a new version.
 
-    The table has the columns of `interp.issues`, and `image` (at most 256 pixels a side) or `text` of the item; why an
-    item cannot be read stands in `text`. Raises ImportError without wandb, ValueError for n_items < 1 and without
-    a run."""
+    The table has the columns of `interp.issues`, and `image` (at most 256 pixels a side) or `text`
+    of the item; for an item that cannot be read, `text` says why. Raises ImportError without wandb,
+    ValueError for n_items < 1 and without a run."""
     _check_n_items(n_items)
     wandb = _wandb()
     if wandb is None: raise ImportError("wandb is not installed: pip install wandb")
     if run is None: run = wandb.run
-    if run is None: raise ValueError("run is None and no run is active: call wandb.init() first, or pass run=")
+    if run is None:
+        raise ValueError("run is None and no run is active: call wandb.init() first, or pass run=")
+
     which = interp.how.get('data set', 'training set')
     suffix = '' if which == 'training set' else '_' + which.replace(' ', '_')
     run.log({name or f'worst_items{suffix}': _table(wandb, interp, n_items)})
-    made = wandb.Artifact(artifact or f'label_issues{suffix}-{run.id}', 'label-issues', metadata=_counts(interp))
+    artifact = artifact or f'label_issues{suffix}-{run.id}'
+    made = wandb.Artifact(artifact, 'label-issues', metadata=_counts(interp))
     with TemporaryDirectory() as folder:
         made.add_file(str(interp.to_csv(Path(folder)/'label_issues.csv')))
         return run.log_artifact(made)
 
 
 def fold_summary(
-    metrics,  # `oof.config['fold_metrics']`: one dict a fold, with fold, items and metrics
-) -> dict:  # Name -> number
-    "Each fold's metrics as `fold_1/accuracy`, and over the folds `folds/accuracy_mean` and `_std` (of a sample)"
-    res, values = {}, {}
+    metrics: Sequence[dict],  # `oof.config['fold_metrics']`: per fold its number, items and metrics
+) -> dict[str, float]:
+    """Each fold's metrics as `fold_1/accuracy`, and over the folds `folds/accuracy_mean` and `_std`
+    (of a sample)"""
+    res: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     for row in metrics:
         for name, value in _metrics_of(row).items():
             res[f"fold_{row['fold'] + 1}/{name}"] = value
@@ -182,21 +225,23 @@ def fold_summary(
 
 
 def _wandb():
-    "The wandb module, or None where it is not installed: a folder of runs, also named wandb, is no package"
+    "The wandb module, or None if it is not installed"
     spec = find_spec('wandb')
+    # wandb writes its runs into a folder named wandb, which Python takes for a package without code
     if spec is None or spec.origin is None: return None
     import wandb
     return wandb
 
 
 def _table(wandb, interp, n_items):
+    "The `wandb.Table` of the worst items"
     rows = interp.issues.head(n_items)
     columns = {name: _cells(rows[name].tolist()) for name in rows.columns}
     shown = [interp.shown(i) for i in rows.index]
-    if not all(isinstance(o, str) for o in shown):
-        columns['image'] = [None if isinstance(o, str) else _image(wandb, o) for o in shown]
-    if any(isinstance(o, str) for o in shown):
-        columns['text'] = [_text(o) if isinstance(o, str) else None for o in shown]
+    texts = [_cell(o) if isinstance(o, str) else None for o in shown]
+    images = [None if isinstance(o, str) else _image(wandb, o) for o in shown]
+    if any(o is not None for o in images): columns['image'] = images
+    if any(o is not None for o in texts): columns['text'] = texts
     return wandb.Table(columns=list(columns), data=[list(o) for o in zip(*columns.values())])
 
 
@@ -206,37 +251,44 @@ def _image(wandb, array):
 
 
 def _cells(values):
-    "Numbers or truth values where all are of one type, else texts: a table's column has one type"
+    "`values` if all are numbers or all are booleans, else texts: a column of a table has one type"
     same = len({type(o) for o in values}) == 1 and isinstance(values[0], (bool, int, float))
-    return values if same else [_text(o) for o in values]
+    return values if same else [_cell(o) for o in values]
 
 
-def _text(o):
+def _cell(o):
+    "A text, or the labels of an item, as wandb can write it; its pages show cells as plain text"
     text = ', '.join(map(str, o)) if isinstance(o, (tuple, list)) else str(o)
     return text[:MAX_TEXT].encode(errors='replace').decode()
 
 
 def _counts(interp):
     flagged = interp.issues.is_issue
-    return {'noise_rate': interp.noise_rate, 'n_issues': int(flagged.sum()), 'n_items': len(flagged)}
+    return {'noise_rate': interp.noise_rate, 'n_issues': int(flagged.sum()),
+            'n_items': len(flagged)}
 
 
 def _metrics_of(row): return _numbers({k: v for k, v in row.items() if k not in ('fold', 'items')})
 
 
 def _numbers(values):
-    values = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
-    return {k: float(v) for k, v in values.items()
-            if isinstance(v, Real) or (isinstance(v, torch.Tensor) and v.numel() == 1)}
+    "Those of `values` that are one number, as floats"
+    res = {}
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.numel() == 1: value = value.item()
+        if isinstance(value, Real): res[name] = float(value)
+    return res
 
 
 def _config(learn):
     "What the fit is, in plain values"
-    dls, cbs = learn.dls, [cb.name for cb in learn.cbs]
-    return dict(model=type(learn.model).__name__, parameters=sum(p.numel() for p in learn.model.parameters()),
-                loss_func=_name(learn.loss_func), opt_func=_name(learn.opt_func), n_epoch=learn.n_epoch,
-                bs=getattr(dls.train, 'bs', None), n_train=getattr(dls.train, 'n', None), device=str(dls.device),
-                frozen_idx=learn.opt.frozen_idx, callbacks=cbs)
+    dl = learn.dls.train
+    return dict(
+        model=type(learn.model).__name__,
+        parameters=sum(p.numel() for p in learn.model.parameters()),
+        loss_func=_name(learn.loss_func), opt_func=_name(learn.opt_func), n_epoch=learn.n_epoch,
+        bs=getattr(dl, 'bs', None), n_train=getattr(dl, 'n', None), device=str(learn.dls.device),
+        frozen_idx=learn.opt.frozen_idx, callbacks=[cb.name for cb in learn.cbs])
 
 
 def _name(f):

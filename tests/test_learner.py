@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, digit_dls, plant, tiny_learn, tiny_model
 from fastai.callback.mixup import MixUp
 from fastai.callback.tracker import SaveModelCallback
 from fastai.data.core import DataLoaders
@@ -14,6 +13,7 @@ from fastai.learner import Learner
 from fastai.losses import MSELossFlat
 from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
+from helpers import DIGITS, digit_dls, plant, tiny_learn, tiny_model
 
 from fastai_clean.callbacks import ConfidentLearningCallback, CoTeachingCallback, SoftPseudoLabelCallback
 from fastai_clean.data import labels_of

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 import wandb
-from conftest import DIGITS, digit_dls, plant, quiet, tiny_learn
 from fastai.callback.core import Callback
 from fastai.callback.wandb import WandbCallback
 from fastai.data.block import DataBlock, MultiCategoryBlock, TransformBlock
@@ -21,6 +20,7 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy, accuracy_multi
 from fastai.vision.all import ImageDataLoaders
+from helpers import DIGITS, digit_dls, plant, quiet, tiny_learn
 from PIL import Image
 from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record
@@ -130,10 +130,10 @@ def test_images_leave_table_pictures_artifact_curves_and_fold_runs(tmp_path, dig
     table = run.tables['worst_items']
     assert list(table.columns) == [*interp.issues.columns, 'image']
     top = interp.issues.head(7)
-    for name in ('item', 'given', 'predicted', 'is_issue'): assert table[name].tolist() == top[name].tolist()
+    for name in ('id', 'given', 'predicted', 'is_issue'): assert table[name].tolist() == top[name].tolist()
     assert np.allclose(table[['confidence', 'label_quality']].astype(float), top[['confidence', 'label_quality']])
     pictures = [np.asarray(o.convert('RGB')) for o in pictures_of(run)]
-    given = [np.asarray(Image.open(root/o).convert('RGB')) for o in top.item]
+    given = [np.asarray(Image.open(root/o).convert('RGB')) for o in top.id]
     assert len(pictures) == 7 and all(any(np.array_equal(a, b) for b in pictures) for a in given)
 
     kind, files = run.artifacts[f'label_issues-{run.id}']
@@ -171,7 +171,7 @@ def stub(shown, **columns):
     "An interpretation of as many items as `shown` has"
     n = len(shown)
     columns = {name: pd.Series(o, dtype=object) for name, o in columns.items()}
-    issues = pd.DataFrame({'item': [str(i) for i in range(n)], 'is_issue': [True]*n, **columns})
+    issues = pd.DataFrame({'id': [str(i) for i in range(n)], 'is_issue': [True]*n, **columns})
     def to_csv(path):
         issues.to_csv(path, index=False, errors='replace')
         return path
@@ -185,7 +185,7 @@ def test_hostile_texts_stay_plain_cells_of_the_table(tmp_path):
     table = run.tables['worst_items']
     plain = HOSTILE.replace('\ud800', '?')
     table = run.tables['worst_items']
-    assert list(table.columns) == ['item', 'is_issue', 'given', 'predicted', 'text']
+    assert list(table.columns) == ['id', 'is_issue', 'given', 'predicted', 'text']
     assert table.text.tolist() == [plain, 'fine'] and table.given.tolist() == [plain, 'b']
     assert table.predicted.tolist() == ['1', plain]
     [files] = [files for kind, files in run.artifacts.values() if kind == 'run_table']
@@ -259,6 +259,19 @@ def test_another_callback_starts_a_run_of_its_own(tmp_path):
     runs, _ = read_runs(tmp_path)
     assert len({o.id for o in runs}) == 2 and all(o.ended for o in runs)
     assert [[o['lr_0'] for o in run.rows if 'lr_0' in o] for run in runs] == [[1e-2]*5, [1e-3]*5]
+
+
+def test_validation_within_a_fit_changes_nothing_that_is_logged(tmp_path):
+    class Peek(Callback):
+        order = 200
+        def after_epoch(self):
+            if not self.learn.lock.locked(): self.learn.validate()
+    learn = noisy_learn()
+    learn.fit(2, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback(), Peek()])
+    cb.finish()
+    [run], folds = read_runs(tmp_path)
+    assert [o['epoch'] for o in run.rows if 'valid_loss' in o] == [1, 2]
+    assert sum('raw_loss' in o for o in run.rows) == 10 and len(folds) == 2 and run.n_tables == 1
 
 
 def test_what_is_no_fit_starts_no_run(tmp_path):
