@@ -9,8 +9,6 @@ import pandas as pd
 import pytest
 import sklearn.metrics as skm
 import torch
-from conftest import DIGITS, digit_dls, plant, quiet, tiny_learn
-from fastai.callback.core import Callback
 from fastai.interpret import ClassificationInterpretation
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -18,26 +16,29 @@ from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularPandas
 from fastai.text.all import TextDataLoaders
 from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms
 from fastcore.foundation import L
+from helpers import DIGITS, Forwards, digit_dls, plant, quiet, tiny_learn
 from PIL import Image
 from torch import nn
 
-from fastai_clean.all import (
-    FILTERS,
-    CleanInterpretation,
-    ConfidentLearningCallback,
-    OutOfFold,
-    Unreadable,
-    find_issues,
-)
+from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
 from fastai_clean.data.show import readable
+from fastai_clean.issues import FILTERS
+from fastai_clean.plots import Unreadable
 
 N = 200
 
 
-class Forwards(Callback):
-    "Counts the items that went through the model"
-    order, seen = 5, 0
-    def after_pred(self): self.seen += len(self.pred)
+def test_public_names_are_documented_and_come_from_no_mixin():
+    assert CleanInterpretation.__bases__ == (ClassificationInterpretation,)
+    names = {o for o in vars(CleanInterpretation) if not o.startswith('_')}
+    assert names == {
+        'preds', 'targs', 'decoded', 'from_learner', 'compare', 'find_issues', 'noisy_idxs', 'joint',
+        'noise_rate', 'agreement', 'health_score', 'health', 'top_pairs', 'advise_filter',
+        'class_issues', 'confusion_matrix', 'print_classification_report', 'evaluate', 'audit',
+        'shown', 'plot_noisy', 'plot_confident_joint', 'plot_noise_matrix', 'plot_confusion_matrix',
+        'plot_quality', 'plot_class_health', 'to_frame', 'to_csv', 'to_parquet', 'to_review',
+        'report', 'review'}
+    assert all(getattr(CleanInterpretation, o).__doc__ for o in names)
 
 
 @pytest.fixture(scope='module')
@@ -276,7 +277,7 @@ def test_evaluation_warns_and_says_how_much_the_model_is_flattered(trained):
     true = {i: interp.vocab[int(DIGITS.target[N + i])] for i in range(60)}
     with pytest.warns(UserWarning): honest = interp.evaluate(true, n_boot=50).set_index(['labels', 'metric']).value
     right = (interp.predicted == DIGITS.target[N:N + 60]).mean()
-    assert honest['corrected by a person', 'accuracy'] == pytest.approx(right)
+    assert honest['corrected by a reviewer', 'accuracy'] == pytest.approx(right)
     with pytest.raises(ValueError, match='position 99'): interp.evaluate({99: 1})
     with pytest.raises(ValueError, match="label 'x'"): interp.evaluate({0: 'x'})
     with pytest.raises(TypeError, match='metrics is a function'): interp.evaluate(metrics=skm.accuracy_score)
@@ -292,7 +293,7 @@ def test_audit_joins_its_columns_and_they_stay(trained):
         assert count.seen == N
     assert interp.features.shape == (N, 24)
     assert {'is_outlier_issue', 'outlier_score', 'is_near_duplicate_issue', 'is_label_issue'} <= set(table)
-    assert list(table.columns[:6]) == ['item', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
+    assert list(table.columns[:6]) == ['id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
     assert np.array_equal(table.label_score.sort_index(), table.label_quality.sort_index())
     assert {o['issue_type'] for o in table.attrs['summary']} >= {'label', 'outlier', 'near_duplicate'}
     assert 'is_outlier_issue' in interp.find_issues('both') and table is not interp.issues
@@ -405,7 +406,7 @@ def test_decisions_are_applied_to_the_learners_data(trained, tmp_path):
     learn, wrong = trained
     interp = CleanInterpretation.from_learner(learn)
     session = interp.review(tmp_path/'decisions.jsonl', user='ada')
-    ids = dict(zip(session.issues['item'], session.issues['id']))
+    ids = dict(zip(session.issues['id'], session.ids))
     flagged = interp.noisy_idxs()
     for i in flagged[1:]: session.relabel(ids[str(i)], interp.vocab[int(DIGITS.target[i])])
     session.delete(ids[str(flagged[0])])
@@ -534,6 +535,6 @@ def test_missing_values_of_a_table_stay_missing(tmp_path):
                        splits=(list(range(60)), list(range(60, 80))))
     learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
     back = pd.read_csv(CleanInterpretation.from_learner(learn).to_csv(tmp_path/'a.csv', only_issues=False))
-    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence', 'item']
+    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence', 'id']
     assert back.age.isna().sum() == 5 and back.city.isna().sum() == 5
     assert set(back.age.dropna().round(4)) == {1, 3, 4}

@@ -6,7 +6,7 @@ from itertools import combinations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import DIGITS
+from helpers import DIGITS
 from matplotlib.text import Text
 
 from fastai_clean.plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality, shorten

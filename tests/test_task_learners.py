@@ -1,13 +1,12 @@
 "Learners whose items have several labels, a number or a mask: out-of-fold, ranked, shown, written"
 import json
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import wandb
-from conftest import DIGITS, PIXELS, quiet
-from fastai.callback.core import Callback
 from fastai.data.block import DataBlock, MultiCategoryBlock, RegressionBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -16,11 +15,13 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from fastai.metrics import accuracy_multi, mae
 from fastai.tabular.all import Categorify, TabularPandas, tabular_learner
 from fastai.vision.all import ImageBlock, MaskBlock, PILImage
+from helpers import DIGITS, PIXELS, Forwards, quiet
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, log_interpretation
+from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
+from fastai_clean.callbacks.wandb import log_interpretation
 
 N, N_VALID = 240, 40
 NAMES = ['even', 'big', 'round']
@@ -71,12 +72,6 @@ def mask_dls(images, masks, n=50):
 def mask_net(): return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
 
 
-class Forwards(Callback):
-    "Counts the items that went through the model"
-    order, seen = 5, 0
-    def after_pred(self): self.seen += len(self.pred)
-
-
 def learned(kind):
     "A Learner trained with the callback on labels of which a tenth is wrong, and which"
     torch.manual_seed(0)
@@ -110,7 +105,7 @@ def test_planted_errors_rank_far_above_chance(kind, all_learned):
     interp = CleanInterpretation.from_learner(learn)
     table = interp.issues.sort_index()
     assert average_precision_score(wrong, -table.label_quality) > 3.5*wrong.mean()
-    assert list(table.item) == learn.oof.ids and 0 < table.is_issue.sum() < len(wrong)/2
+    assert list(table.id) == learn.oof.ids and 0 < table.is_issue.sum() < len(wrong)/2
 
 
 @KINDS
@@ -119,7 +114,7 @@ def test_untrained_model_does_not_find_them(kind, all_learned):
     rng = np.random.default_rng(1)
     probs = learn.oof.pred_probs[rng.permutation(len(wrong))]
     kept = learn.oof
-    learn.oof = OutOfFold(probs, kept.targets, items=kept.items, vocab=kept.vocab, task=kind)
+    learn.oof = OutOfFold(probs, kept.targets, ids=kept.ids, vocab=kept.vocab, task=kind)
     try: table = CleanInterpretation.from_learner(learn).issues.sort_index()
     finally: learn.oof = kept
     assert average_precision_score(wrong, -table.label_quality) < 2.5*wrong.mean()
@@ -208,7 +203,7 @@ def test_several_labels_list_their_single_issues(all_learned):
     worst = interp.issues.iloc[0]
     assert isinstance(worst.given, tuple) and set(worst.given) <= set(NAMES)
     for name in ('joint', 'health', 'top_pairs', 'confusion_matrix', 'plot_class_health', 'advise_filter'):
-        with pytest.raises(TypeError, match='one class an item'):
+        with pytest.raises(TypeError, match='one class per item'):
             o = getattr(interp, name)
             o()
 
@@ -222,7 +217,7 @@ def test_pictures_of_masks_show_image_and_both_masks(all_learned):
 
 
 def test_large_masks_are_averaged_over_squares(all_learned, monkeypatch):
-    monkeypatch.setattr('fastai_clean.data.predict.MAX_MASK_VALUES', 50*2*8*8)
+    monkeypatch.setattr(import_module('fastai_clean.data.predict'), 'MAX_MASK_VALUES', 50*2*8*8)
     learn, wrong = learned('segmentation')
     assert learn.oof.pred_probs.shape == (50, 2, 8, 8) and learn.oof.targets.shape == (50, 8, 8)
     full = all_learned['segmentation'][0].oof
@@ -298,7 +293,7 @@ def test_targets_that_are_all_the_same_are_refused():
 
 
 def test_rare_labels_are_in_every_fold():
-    from fastai_clean.all import fold_numbers
+    from fastai_clean.data import fold_numbers
     rng = np.random.default_rng(0)
     labels = rng.random((200, 4)) < [.5, .3, .1, .025]
     folds = fold_numbers(labels, 5)
@@ -314,4 +309,4 @@ def test_every_task_is_logged_to_wandb(kind, all_learned, tmp_path):
     with wandb.init(project='test', mode='offline', dir=tmp_path, settings={'silent': True}) as run:
         log_interpretation(interp, run, n_items=5)
     table = json.loads(next(tmp_path.rglob('media/table/*.json')).read_text())
-    assert len(table['data']) == 5 and {'item', 'given', 'predicted', 'label_quality'} <= set(table['columns'])
+    assert len(table['data']) == 5 and {'id', 'given', 'predicted', 'label_quality'} <= set(table['columns'])

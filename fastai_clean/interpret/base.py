@@ -1,66 +1,74 @@
-"CleanInterpretation: one inference, and the tables made from it"
+"CleanInterpretation: one inference, and everything made from it"
 import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.interpret import ClassificationInterpretation, Interpretation
+from fastai.learner import Learner
 from fastai.torch_core import no_random, to_cpu
 from fastcore.basics import detuplify
 from fastcore.foundation import L
+from sklearn.metrics import r2_score
 
-from ..data import ids_of, labels_of, plain_dl, predict
+from .. import issues
+from ..data import Labels, ids_of, labels_of, plain_dl, predict
 from ..data.labels import is_binary_loss
 from ..data.predict import infer_act
-from ..issues import (
-    apply_temperature,
-    find_issues,
-    find_multilabel_issues,
-    find_regression_issues,
-    find_segmentation_issues,
-    fit_temperature,
-    predicted_classes,
-)
+from ..dynamics import DYNAMICS_SCORES, dynamics_of
 from ..issues.checks import check_labels_probs
-from ..oof.result import oof_of
-from ..review import ReviewSession
-from .outputs import Outputs
-from .pictures import Pictures
-from .sources import check_oof, with_dynamics
-from .tables import Tables
+from ..issues.columns import Score
+from ..oof.result import OutOfFold, oof_of
+from . import outputs, pictures, tables
 
-IN_SAMPLE, HELD_OUT, OUT_OF_FOLD = 'in-sample', 'held-out', 'out-of-fold'
+if TYPE_CHECKING:
+    from ..review import ReviewSession
+
+FINDERS = {'classification': issues.find_issues,
+           'multilabel': issues.find_multilabel_issues,
+           'regression': issues.find_regression_issues,
+           'segmentation': issues.find_segmentation_issues}
 
 
-class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretation):
+class CleanInterpretation(ClassificationInterpretation):
     """Ranks, shows and exports the items of a data set whose labels look wrong.
 
-    One inference, in `from_learner`, or none where out-of-fold probabilities are there; every table and plot reuses its
-    `preds`, `targs`, `decoded` and `losses` (n,), which follow the data set's order: of classification (n, c), (n,),
-    (n,); of several labels an item all (n, c); of regression all (n,) or (n, k); of segmentation (n, c, h, w),
-    (n, h, w), (n, h, w). `issues` is the table of `find_issues`, or of the task's own function. Everything of fastai's
-    ClassificationInterpretation works on it; items are loaded without augmentation."""
+    One inference, in `from_learner`, or none if out-of-fold probabilities are there; every table
+    and plot reuses its `preds`, `targs`, `decoded` and `losses` (n,), which follow the data set's
+    order: for classification (n, c), (n,), (n,); for several labels per item all (n, c); for
+    regression all (n,) or (n, k); for segmentation (n, c, h, w), (n, h, w), (n, h, w). `issues` is
+    the table of `find_issues`, or of the task's own function; `ids` (n,) are the items' names.
+    Everything of fastai's ClassificationInterpretation works on it; items are loaded without
+    augmentation."""
 
     def __init__(self,
-        learn,  # The Learner
-        dl,  # DataLoader over the data set, neither shuffled nor augmented
-        losses,  # Losses (n,); None: -log p(given), squared errors for regression
-        act=None,  # Activation that was used
-        preds=None,  # Probabilities (n, c), or the task's predictions
-        targs=None,  # Given class indices (n,), or the task's targets
-        vocab=None,  # Class names (c,); None: the class indices
-        filter_by=None,  # Which items are issues: one of `FILTERS`; None: the first
-        score=None,  # What ranks the items, see `label_quality`; None: self-confidence, or the task's own
+        learn: Learner,  # The Learner
+        dl: Any,  # DataLoader over the data set, neither shuffled nor augmented
+        losses: torch.Tensor | None,  # (n,); None: -log p(given), for regression squared errors
+        act: Callable | None = None,  # Activation that was used
+        preds: np.ndarray | None = None,  # Probabilities (n, c), or the task's predictions
+        targs: np.ndarray | None = None,  # Given class indices (n,), or the task's targets
+        vocab: Sequence | None = None,  # Class names (c,); None: the class indices
+        filter_by: str | None = None,  # Which items are issues, see `find_issues`
+        score: Score | None = None,  # What ranks the items, see `find_issues`
         *,
-        task='classification',  # One of `checks.TASKS`
-        calibrate=None,  # 'temperature': scale the probabilities so that the given labels are likeliest
-        features=None,  # Features (n, d), where the inference gave them
-        how=None,  # How the predictions were made, name -> value
+        task: str = 'classification',  # One of `checks.TASKS`
+        calibrate: str | None = None,  # 'temperature': scale so that the given labels are likeliest
+        features: np.ndarray | None = None,  # Features (n, d), if the inference gave them
+        how: Mapping | None = None,  # How the predictions were made, name -> value
     ):
-        self.task, self.how, self.features, self.audited = task, dict(how or {}), features, None
+        self.task = task
+        self.how = dict(how or {})
+        self.features = features
+        self.audited = None
         if task == 'classification': targs, preds = check_labels_probs(targs, preds)
-        self.probs, self.given = preds, targs
+        self.probs = preds
+        self.given = targs
         if losses is None: losses = _losses(preds, targs, task)
         Interpretation.__init__(self, learn, dl, losses, act)
         if calibrate is not None: self._calibrate(calibrate)
@@ -71,160 +79,309 @@ class CleanInterpretation(Tables, Pictures, Outputs, ClassificationInterpretatio
         self.find_issues(filter_by, score)
 
     @property
-    def preds(self):
-        "Probabilities, or predictions, as a tensor"
+    def preds(self) -> torch.Tensor:
+        "Probabilities, or predictions"
         return torch.as_tensor(self.probs)
 
     @property
-    def targs(self):
-        "Given labels as a tensor"
+    def targs(self) -> torch.Tensor:
+        "Given labels"
         return torch.as_tensor(self.given)
 
     @property
-    def decoded(self):
-        "Predicted labels as a tensor"
+    def decoded(self) -> torch.Tensor:
+        "Predicted labels"
         return torch.as_tensor(self.predicted)
 
     @classmethod
     def from_learner(cls,
-        learn,  # A trained Learner
-        ds_idx=None,  # 0: training set, 1: validation set; None: training where `learn.oof` is there, else validation
-        dl=None,  # Labelled DataLoader, such as `learn.dls.test_dl(items, with_labels=True)`, instead of `ds_idx`
-        act=None,  # Activation that turns outputs into probabilities; None: the loss's
-        filter_by=None,  # Which items are issues: one of `FILTERS`; None: prune_by_noise_rate
-        score=None,  # See `label_quality`; or one of `DYNAMICS_SCORES`; None: self-confidence, or the task's own
-        calibrate=None,  # 'temperature': scale the probabilities so that the given labels are likeliest
-        tta=None,  # 'flip': the mean over an image and its mirror image; for the training set, pass it to the callback
-    ):
-        """Predict a data set once, or take `learn.oof` for the training set; losses are then -log p(given), as they are
-        for a loss function that cannot give one an item.
+        learn: Learner,  # A trained Learner
+        ds_idx: int | None = None,  # 0: training set, 1: validation; None: 0 if `learn.oof` is set
+        dl: Any = None,  # Instead, a DataLoader: `learn.dls.test_dl(items, with_labels=True)`
+        act: Callable | None = None,  # Makes probabilities of outputs; None: the loss's activation
+        filter_by: str | None = None,  # Which items are issues, see `find_issues`
+        score: Score | None = None,  # See `find_issues`; or one of `dynamics.DYNAMICS_SCORES`
+        calibrate: str | None = None,  # 'temperature': scale so that the given labels are likeliest
+        tta: str | None = None,  # 'flip': mean of an image and its mirror image, not for an `oof`
+    ) -> 'CleanInterpretation':
+        """Predict a data set once, or take `learn.oof` for the training set; losses are then -log
+        p(given), as they are for a loss function that cannot give one per item.
 
-        The training set without out-of-fold probabilities is allowed, with a warning: a network has learned its wrong
-        labels. Raises ValueError where the data set is missing or not that of `learn.oof`, TypeError where it has no
-        labels."""
-        if dl is not None and not hasattr(dl, 'dataset'):
-            raise TypeError(f"dl is a {type(dl).__name__}: pass a DataLoader, such as learn.dls.test_dl(items, "
-                            "with_labels=True)")
-        own = [i for i, o in enumerate(learn.dls.loaders) if dl is not None and dl.dataset is o.dataset]
-        if own: ds_idx, dl = own[0], None
-        if ds_idx is not None and -len(learn.dls.loaders) <= ds_idx < 0: ds_idx += len(learn.dls.loaders)
-        oof = oof_of(learn) if dl is None and ds_idx in (None, 0) else None
-        name = 'test set'
-        if dl is None:
-            if ds_idx is None: ds_idx = 0 if oof is not None else 1
-            if not 0 <= ds_idx < len(learn.dls.loaders):
-                raise ValueError(f"ds_idx is {ds_idx}, but the Learner has {len(learn.dls.loaders)} data sets: choose "
-                                 "one of them, or train with ConfidentLearningCallback to check the training set")
-            dl = learn.dls[ds_idx]
-            name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
-        labels = labels_of(dl, is_binary_loss(learn.loss_func))
-        targs, vocab, task = labels
-        score = with_dynamics(learn, score, ids_of(dl.dataset, learn.path) if ds_idx == 0 else None)
-        kw = dict(vocab=vocab, task=task, filter_by=filter_by, score=score, calibrate=calibrate)
-        dl = plain_dl(dl, like=learn.dls[1] if ds_idx == 0 and len(learn.dls.loaders) > 1 else None)
-        how = {'data set': name, 'items': len(dl.dataset)}
-        if oof is not None:
-            if tta: raise ValueError("tta is for predictions made here: pass it to ConfidentLearningCallback instead")
-            check_oof(oof, labels, ids_of(dl.dataset, learn.path))
-            return cls(learn, dl, None, act, oof.pred_probs, oof.targets, **kw,
-                       how={**oof.config, **how, 'probabilities': OUT_OF_FOLD})
-        if ds_idx == 0:
-            warn("the Learner has no out-of-fold probabilities (learn.oof): these are in-sample, from a model that has "
-                 "learned the wrong labels too; train with ConfidentLearningCallback to find more", stacklevel=2)
-        act, loss_func = infer_act(learn.loss_func, act, task), learn.loss_func
-        with_loss = hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
-        got = predict(learn, dl, act, labels.c, task, with_loss=with_loss, tta=tta, features=True)
-        how |= {'probabilities': IN_SAMPLE if ds_idx == 0 else HELD_OUT, 'tta': tta}
-        targs, losses = targs if got.masks is None else got.masks, None if tta else got.losses
+        The training set without out-of-fold probabilities is allowed, with a warning: a network has
+        learned its wrong labels. Raises ValueError if the data set is missing or not that of
+        `learn.oof`, TypeError if it has no labels."""
+        found = _find_set(learn, ds_idx, dl)
+        ids = ids_of(found.dl.dataset, learn.path)
+        score = _with_dynamics(learn, score, ids if found.is_train else None)
+        # The training set's own DataLoader augments: its items are loaded as the validation set's
+        like = learn.dls[1] if found.is_train and len(learn.dls.loaders) > 1 else None
+        dl = plain_dl(found.dl, like=like)
+        labels = found.labels
+        kw = dict(vocab=labels.vocab, task=labels.task, filter_by=filter_by, score=score,
+                  calibrate=calibrate)
+        how = {'data set': found.name, 'items': len(dl.dataset)}
+        if found.oof is not None:
+            if tta:
+                raise ValueError("tta is for predictions made here: pass it to "
+                                 "ConfidentLearningCallback instead")
+            _check_oof(found.oof, labels, ids)
+            how = {**found.oof.config, **how, 'probabilities': 'out-of-fold'}
+            return cls(learn, dl, None, act, found.oof.pred_probs, found.oof.targets, **kw, how=how)
+
+        if found.is_train:
+            warn("the Learner has no out-of-fold probabilities (learn.oof): these are in-sample, "
+                 "from a model that has learned the wrong labels too; train with "
+                 "ConfidentLearningCallback to find more", stacklevel=2)
+        act = infer_act(learn.loss_func, act, labels.task)
+        got = predict(learn, dl, act, labels.c, labels.task, tta=tta, features=True,
+                      with_loss=_has_reduction(learn.loss_func))
+        how |= {'probabilities': 'in-sample' if found.is_train else 'held-out', 'tta': tta}
+        # Masks are as the model saw them, which only the loaded batches show
+        targs = labels.targets if got.masks is None else got.masks
+        # The losses would be those of the plain image, not of the mean with its mirror image
+        losses = None if tta else got.losses
         return cls(learn, dl, losses, act, got.preds, targs, **kw, features=got.features, how=how)
 
     @classmethod
     def compare(cls,
-        learn,  # A trained Learner
-        test=None,  # A labelled test DataLoader, or several as name -> DataLoader
+        learn: Learner,  # A trained Learner
+        test: Any = None,  # A labelled test DataLoader, or several as name -> DataLoader
         **kwargs,  # Passed to `from_learner`: act, filter_by, score, calibrate
     ) -> pd.DataFrame:
-        """One row a data set of the Learner, and one a test set: `items`; `probabilities`, out-of-fold, in-sample
-        (with the warning of `from_learner`) or held-out; `agreement`, see there; `noise_rate`; `n_issues`;
-        `worst_pairs`, given → predicted with their counts, or for several labels an item the classes with most
-        issues."""
-        loaders = {{0: 'train', 1: 'valid'}.get(i, str(i)): i for i in range(len(learn.dls.loaders))}
-        tests = {} if test is None else test if isinstance(test, dict) else {'test': test}
-        if taken := sorted(loaders.keys() & tests.keys()):
-            raise ValueError(f"test has the name {taken[0]!r}, which is that of a set of the Learner: choose another")
+        """One row per data set of the Learner, and one per test set: `items`; `probabilities`,
+        out-of-fold, in-sample (with the warning of `from_learner`) or held-out; `agreement`, see
+        there; `noise_rate`; `n_issues`; `worst_pairs`, given → predicted with their counts, or for
+        several labels per item the classes with most issues. Raises ValueError if a test set has
+        the name of a set of the Learner."""
+        n = len(learn.dls.loaders)
+        names = ['train', 'valid', *map(str, range(2, n))][:n]
+        sets = {name: dict(ds_idx=i) for i, name in enumerate(names)}
+        if test is None: test = {}
+        for name, dl in (test if isinstance(test, dict) else {'test': test}).items():
+            if name in sets:
+                raise ValueError(f"test has the name {name!r}, which is that of a set of the "
+                                 "Learner: choose another")
+            sets[name] = dict(dl=dl)
+
         rows = {}
-        for name, dl in {**loaders, **tests}.items():
-            where = dict(ds_idx=dl) if isinstance(dl, int) else dict(dl=dl)
+        worst = {}
+        for name, where in sets.items():
             interp = cls.from_learner(learn, **where, **kwargs)
+            worst[name] = tables.worst_named(interp)
             rows[name] = dict(items=len(interp.ids), probabilities=interp.how['probabilities'],
                               agreement=interp.agreement, noise_rate=interp.noise_rate,
-                              n_issues=len(interp.noisy_idxs()), worst_pairs=interp._worst())
-        worst = pd.Series({name: o.pop('worst_pairs') for name, o in rows.items()}, dtype=object)
-        return pd.DataFrame.from_dict(rows, orient='index').assign(worst_pairs=worst).rename_axis('set')
+                              n_issues=len(interp.noisy_idxs()))
+        df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('set')
+        # As text, pandas refuses class names that UTF-8 cannot hold
+        return df.assign(worst_pairs=pd.Series(worst, dtype=object))
 
     def find_issues(self,
-        filter_by=None,  # Which items are issues: one of `FILTERS`; None: prune_by_noise_rate
-        score=None,  # What ranks the items, see `label_quality`; None: self-confidence, or the task's own
+        filter_by: str | None = None,  # One of `issues.FILTERS`; None: prune_by_noise_rate
+        score: Score | None = None,  # See `issues.label_quality`; None: the task's first
         **kwargs,  # Passed to `issues.find_issues`, or to the task's own function
     ) -> pd.DataFrame:
-        """Make `issues` anew from the same probabilities, for this and every picture, table and file to come; returns
-        it. What `audit` found stays joined."""
+        """Make `issues` anew from the same probabilities, for this and every picture, table and
+        file to come; returns it. What `audit` found stays joined. Raises ValueError for a filter if
+        the task has none, and what the task's own function raises."""
         kwargs |= {k: v for k, v in dict(filter_by=filter_by, score=score).items() if v is not None}
         if 'filter_by' in kwargs and self.task not in ('classification', 'multilabel'):
-            raise ValueError(f"filter_by is {filter_by!r}, but {self.task} has no filters: leave it out")
-        f = {'classification': find_issues, 'multilabel': find_multilabel_issues,
-             'regression': find_regression_issues, 'segmentation': find_segmentation_issues}[self.task]
+            raise ValueError(f"filter_by is {filter_by!r}, but {self.task} has no filters: leave "
+                             "it out")
+
+        f = FINDERS[self.task]
         if self.task != 'regression': kwargs['vocab'] = list(self.vocab)
         self.issues = f(self.given, self.probs, ids=self.ids, **kwargs)
-        self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate') if 'filter_by' in inspect.signature(
-            f).parameters else None
-        if self.audited is not None: self._join_audit()
+        self.filter_by = None
+        if 'filter_by' in inspect.signature(f).parameters:
+            self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate')
+        if self.audited is not None: tables.join_audit(self)
         return self.issues
 
     def noisy_idxs(self) -> np.ndarray:
         "Positions in the data set of the label issues, the likeliest first"
         return self.issues.index[self.issues.is_issue].to_numpy()
 
-    def __getitem__(self, idxs):
-        """Inputs, probabilities, targets, predictions and losses at `idxs` (positions, or a mask of all items), in that
-        order, from the one inference"""
+    def __getitem__(self,
+        idxs: Any,  # Positions, or a mask of all items
+    ) -> tuple:
+        """Inputs, probabilities, targets, predictions and losses at `idxs` (positions, or a mask of
+        all items), in that order, from the one inference. Raises IndexError if `idxs` is empty."""
         idxs = np.asarray(list(L(idxs.tolist() if hasattr(idxs, 'tolist') else idxs)))
         if idxs.dtype == bool: idxs = np.flatnonzero(idxs)
         if not len(idxs): raise IndexError("idxs is empty: ask for at least one item")
+
         dl = plain_dl(self.dl, idxs, bs=len(idxs))
+        # A DataLoader of texts sorts its batch by length: put it back in the order asked for
         order = np.argsort(list(dl.get_idxs())) if hasattr(dl, 'get_idxs') else slice(None)
         with no_random(): batch = to_cpu(next(iter(dl)))
         inps = tuple(o[order] for o in batch[:getattr(self.dl, 'n_inp', len(batch) - 1)])
         rows = (torch.as_tensor(o[idxs]) for o in (self.probs, self.given, self.predicted))
         return detuplify(inps), *rows, self.losses[idxs]
 
+    @cached_property
+    def joint(self) -> np.ndarray:
+        """The confident joint (c, c), see `issues.confident_joint`. Raises TypeError unless items
+        have one class"""
+        tables.need_classes(self, 'confident_joint')
+        return issues.confident_joint(self.given, self.probs)
+
+    @property
+    def noise_rate(self) -> float:
+        """Estimated fraction of wrong labels, 0 to 1; if items do not have one class each, that of
+        flagged items. The mistakes of a weak model count as label errors: with one that is often
+        wrong it is far too high."""
+        if self.task != 'classification': return float(self.issues.is_issue.mean())
+        return issues.noise_rate(self.given, joint=self.joint)
+
+    @property
+    def agreement(self) -> float:
+        """How far the model agrees with the given labels: the share of labels (single labels,
+        pixels) that it predicts; for regression R², 1 at best. A low one means a weak model or bad
+        labels, and no estimate here tells which."""
+        if self.task == 'regression': return float(r2_score(self.given, self.predicted))
+        labelled = tables.labelled_of(self)
+        return float(np.mean((labelled == self.predicted)[labelled >= 0]))
+
+    @property
+    def health_score(self) -> float:
+        """Overall label health, 0 to 1: the estimated share of right labels, cleanlab's from the
+        joint alone. Raises TypeError unless items have one class."""
+        tables.need_classes(self, 'health_score')
+        return 1 - self.noise_rate
+
+    health = tables.health
+    top_pairs = tables.top_pairs
+    advise_filter = tables.advise_filter
+    class_issues = tables.class_issues
+    confusion_matrix = tables.confusion_matrix
+    print_classification_report = tables.print_classification_report
+    evaluate = tables.evaluate
+    audit = tables.audit
+
+    shown = pictures.shown
+    plot_noisy = pictures.plot_noisy
+    plot_confident_joint = pictures.plot_confident_joint
+    plot_noise_matrix = pictures.plot_noise_matrix
+    plot_confusion_matrix = pictures.plot_confusion_matrix
+    plot_quality = pictures.plot_quality
+    plot_class_health = pictures.plot_class_health
+
+    to_frame = outputs.to_frame
+    to_csv = outputs.to_csv
+    to_parquet = outputs.to_parquet
+    to_review = outputs.to_review
+    report = outputs.report
+
     def review(self,
-        path,  # Journal of decisions (.jsonl); made where there is none
-        user=None,  # The reviewer's name; None: that of the account
-    ) -> ReviewSession:
-        "A `ReviewSession` over `issues`: decide on them, undo, apply. One class an item; see there for what it raises"
-        self._needs_classes('review')
+        path: str | Path,  # Journal of decisions (.jsonl); made if it does not exist
+        user: str | None = None,  # The reviewer's name; None: that of the account
+    ) -> 'ReviewSession':
+        """A `ReviewSession` over `issues`: decide on them, undo, apply. Raises TypeError unless
+        items have one class, and what ReviewSession raises."""
+        # Here, since the review is a layer below, which must not be needed to look at a table
+        from ..review import ReviewSession
+        tables.need_classes(self, 'review')
         return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user)
 
     def _calibrate(self, how):
-        if how != 'temperature': raise ValueError(f"calibrate is {how!r}: choose 'temperature' or None")
-        self._needs_classes('calibrate')
-        self.how['temperature'] = fit_temperature(self.given, self.probs)
-        self.probs = apply_temperature(self.probs, self.how['temperature'])
+        if how != 'temperature':
+            raise ValueError(f"calibrate is {how!r}: choose 'temperature' or None")
+        tables.need_classes(self, 'calibrate')
+        self.how['temperature'] = issues.fit_temperature(self.given, self.probs)
+        self.probs = issues.apply_temperature(self.probs, self.how['temperature'])
         self.losses = _losses(self.probs, self.given, self.task)
+
+
+class _Found(NamedTuple):
+    "The data set that `from_learner` was asked for"
+    dl: Any  # Its DataLoader, as it is in the Learner or was passed
+    name: str  # 'training set', ...
+    labels: Labels  # Its labels
+    oof: OutOfFold | None  # Out-of-fold probabilities to use
+    is_train: bool  # Whether it is the training set
+
+
+def _find_set(learn, ds_idx, dl):
+    loaders = learn.dls.loaders
+    if dl is not None and not hasattr(dl, 'dataset'):
+        raise TypeError(f"dl is a {type(dl).__name__}: pass a DataLoader, such as "
+                        "learn.dls.test_dl(items, with_labels=True)")
+    # A copy of the training DataLoader is the training set: its predictions would be in-sample
+    own = [i for i, o in enumerate(loaders) if dl is not None and dl.dataset is o.dataset]
+    if own:
+        ds_idx = own[0]
+        dl = None
+    if dl is not None: return _Found(dl, 'test set', _labels(learn, dl), None, ds_idx == 0)
+
+    if ds_idx is not None and -len(loaders) <= ds_idx < 0: ds_idx += len(loaders)
+    oof = oof_of(learn) if ds_idx in (None, 0) else None
+    if ds_idx is None: ds_idx = 1 if oof is None else 0
+    if not 0 <= ds_idx < len(loaders):
+        raise ValueError(f"ds_idx is {ds_idx}, but the Learner has {len(loaders)} data sets: "
+                         "choose one of them, or train with ConfidentLearningCallback to check the "
+                         "training set")
+    dl = learn.dls[ds_idx]
+    name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
+    return _Found(dl, name, _labels(learn, dl), oof, ds_idx == 0)
+
+
+def _labels(learn, dl): return labels_of(dl, is_binary_loss(learn.loss_func))
+
+
+def _has_reduction(loss_func):
+    "Whether the loss can be told to give one number per item"
+    return hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
+
+
+def _check_oof(oof, labels, ids):
+    """Raise ValueError if `oof` is not of the training set with these labels and ids, or is not
+    finished"""
+    n = len(ids)
+    if len(oof) != n or oof.ids != ids:
+        raise ValueError(f"learn.oof holds {len(oof)} items, which are not the {n} of the training "
+                         "set: was dls changed? Set learn.oof to the OutOfFold of this training "
+                         "set, or to None")
+    if oof.task != labels.task:
+        raise ValueError(f"learn.oof is of the task {oof.task}, but the training set's labels are "
+                         f"of {labels.task}: set learn.oof to the OutOfFold of this training set, "
+                         "or to None")
+    # The ids alone are not enough: a DataFrame's rows keep theirs while their labels are corrected
+    if labels.targets is not None and not np.array_equal(oof.targets, labels.targets):
+        differ = (oof.targets != labels.targets).reshape(n, -1).any(1).sum()
+        raise ValueError(f"learn.oof was made for other labels: {differ} of {n} differ from the "
+                         "training set's; train a new Learner with ConfidentLearningCallback")
+    if not oof.done.all():
+        missing = sorted(set(oof.fold[~oof.done].tolist()))
+        raise ValueError(f"the folds {missing} of learn.oof are missing, since training was "
+                         "interrupted: finish them with the callback's resume(), or train again")
+
+
+def _with_dynamics(learn, score, ids):
+    """`score` with the names of scores of training dynamics replaced by their values; `ids` None:
+    not the training set"""
+    if isinstance(score, (list, tuple)): return [_with_dynamics(learn, o, ids) for o in score]
+    if not isinstance(score, str) or score not in DYNAMICS_SCORES: return score
+    found = dynamics_of(learn)
+    if found is None or ids is None or found.ids != ids:
+        raise ValueError(f"score is {score!r}, which needs learn.dynamics of this very training "
+                         "set: train with TrainingDynamicsCallback, and pass ds_idx=0")
+    return found.score(score, oof_of(learn))
 
 
 def _decode(preds, task):
     if task == 'regression': return preds
     if task == 'multilabel': return preds >= .5
-    return predicted_classes(preds) if task == 'classification' else preds.argmax(1)
+    return issues.predicted_classes(preds) if task == 'classification' else preds.argmax(1)
 
 
 def _losses(preds, targs, task):
+    # A probability that is rounded to 0 would be an infinite loss, which sorts and means badly
     tiny = np.finfo(np.float32).tiny
     if task == 'classification':
         return torch.as_tensor(-np.log(preds[np.arange(len(targs)), targs].clip(tiny)))
     if task == 'regression': res = np.square(preds - targs)
     elif task == 'multilabel': res = -np.log(np.where(targs, preds, 1 - preds).clip(tiny))
-    else: res = -np.log(np.take_along_axis(preds, targs[:, None].clip(0, preds.shape[1] - 1), 1).clip(tiny))
+    else:
+        given = targs[:, None].clip(0, preds.shape[1] - 1)
+        res = -np.log(np.take_along_axis(preds, given, 1).clip(tiny))
     return torch.as_tensor(res.reshape(len(res), -1).mean(1))

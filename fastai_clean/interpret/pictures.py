@@ -1,102 +1,141 @@
-"The pictures of a CleanInterpretation"
+"The pictures of a CleanInterpretation: its functions here are its methods"
+from typing import TYPE_CHECKING
 from warnings import warn
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 
+from .. import issues, plots
+from .._text import shorten
 from ..data.show import show_item, show_masks
-from ..issues import class_thresholds, noise_matrix
-from ..plots import plot_class_health, plot_items, plot_matrix, plot_quality, shorten
+from .tables import confusion_matrix, flagged_of, health, need_classes
+
+if TYPE_CHECKING:
+    from .base import CleanInterpretation
 
 
-class Pictures:
-    "Part of CleanInterpretation: each picture returns its Axes and reuses the one inference"
+def shown(
+    interp: 'CleanInterpretation',
+    i: int,  # Position in the data set
+) -> np.ndarray | str:  # An image (h, w[, 3]) or a text
+    "Item `i`, or `Unreadable` with the reason; masks stand beside their image"
+    if interp.task == 'segmentation':
+        return show_masks(interp.dl, i, interp.given[i], interp.predicted[i])
+    return show_item(interp.dl.dataset, i)
 
-    def shown(self,
-        i,  # Position in the data set
-    ):
-        "Item `i` as an array (h, w[, 3]), a text, or `Unreadable`; masks are put beside their image"
-        if self.task == 'segmentation': return show_masks(self.dl, i, self.given[i], self.predicted[i])
-        return show_item(self.dl.dataset, i)
 
-    def plot_noisy(self,
-        k=9,  # Number of items
-        **kwargs,  # Passed to `plot_items`: ncols, figsize
-    ) -> np.ndarray:  # Axes, one an item
-        """Show the `k` likeliest label issues, fewer where fewer were found, with given and predicted label, the
-        prediction's confidence, the given label's quality and the item's position (#). An item that cannot be
-        loaded is shown as a placeholder with the reason. Warns where no issue was found; k < 1 raises ValueError."""
-        if k < 1: raise ValueError(f"k is {k}: show at least 1 item")
-        rows = self.issues[self.issues.is_issue].head(k)
-        if not len(rows):
-            warn("no label issues were found: there is nothing to show; `issues` ranks all items", stacklevel=2)
-            return np.empty(0, dtype=object)
-        if self.task == 'segmentation': kwargs = {'ncols': min(2, len(rows)), 'figsize': (9, 2 + 2*len(rows)), **kwargs}
-        return plot_items([self.shown(i) for i in rows.index], [_title(o) for o in rows.itertuples()], **kwargs)
+def plot_noisy(
+    interp: 'CleanInterpretation',
+    k: int = 9,  # Number of items
+    **kwargs,  # Passed to `plots.plot_items`: ncols, figsize
+) -> np.ndarray:  # Axes, one per item
+    """Show the `k` likeliest label issues, or all of them if there are fewer, with given and
+    predicted label, the prediction's confidence, the given label's quality and the item's position
+    (#).
 
-    def plot_confident_joint(self,
-        **kwargs,  # Passed to `plot_matrix`: max_classes, figsize, ax, ...
-    ):  # Axes
-        "Estimated counts of items by given and likely true class; off the diagonal are the label errors"
-        self._needs_classes('plot_confident_joint')
-        return plot_matrix(self.joint, list(self.vocab), **{'title': 'Confident joint (items)', 'xlabel': 'likely true',
-                                                            'ylabel': 'given', **kwargs})
+    An item that cannot be loaded is shown as a placeholder with the reason. Warns if there is no
+    issue. Raises ValueError if k < 1."""
+    if k < 1: raise ValueError(f"k is {k}: show at least 1 item")
 
-    def plot_noise_matrix(self,
-        **kwargs,  # Passed to `plot_matrix`: max_classes, figsize, ax, ...
-    ):  # Axes
-        "Estimated probability of each given label (row) of the items that are truly of a class (column)"
-        self._needs_classes('plot_noise_matrix')
-        return plot_matrix(noise_matrix(self.given, joint=self.joint), list(self.vocab), **{
-            'title': 'Noise matrix P(given | true)', 'xlabel': 'true', 'ylabel': 'given', **kwargs})
+    rows = interp.issues[interp.issues.is_issue].head(k)
+    if not len(rows):
+        warn("no label issues were found: there is nothing to show; `issues` ranks all items",
+             stacklevel=2)
+        return np.empty(0, dtype=object)
+    # Image and masks are one picture, three times as wide as an image
+    if interp.task == 'segmentation':
+        kwargs = {'ncols': min(2, len(rows)), 'figsize': (9, 2 + 2*len(rows)), **kwargs}
+    titles = [_title(o) for o in rows.itertuples()]
+    return plots.plot_items([interp.shown(i) for i in rows.index], titles, **kwargs)
 
-    def plot_confusion_matrix(self,
-        normalize=False,  # Whether to show shares of each given class
-        title='Confusion matrix',  # Title
-        cmap='Blues',  # Colormap
-        norm_dec=2,  # Decimals of the shares
-        plot_txt=True,  # Whether to write the numbers
-        **kwargs,  # Passed to `plot_matrix`: max_classes, figsize, ax, ...
-    ):  # Axes
-        "fastai's confusion matrix, from the one inference: given class (row) and predicted class (column)"
-        self._needs_classes('plot_confusion_matrix')
-        matrix = self.confusion_matrix()
-        if normalize: matrix = matrix/matrix.sum(1, keepdims=True).clip(1)
-        return plot_matrix(matrix, list(self.vocab), title=title, cmap=cmap, xlabel='predicted', ylabel='given',
-                           fmt=f'.{norm_dec}f' if normalize else None, annotate=None if plot_txt else False, **kwargs)
 
-    def plot_quality(self,
-        **kwargs,  # Passed to `plot_quality` of `plots`: max_classes, bins, ncols, figsize
-    ) -> np.ndarray:  # Axes, one a class
-        """Histograms of the label quality by given class, issues apart; one of all items where an item has not just one
-        class. Where the score is self-confidence, a line marks the class's mean, which confident learning takes as the
-        threshold of belonging to the class."""
-        table = self.issues.sort_index()
-        if self.task != 'classification':
-            return plot_quality(table.label_quality.to_numpy(), np.zeros(len(table), dtype=int),
-                                table.is_issue.to_numpy(), ['all items'], **kwargs)
-        own = self.probs[np.arange(len(self.given)), self.given]
-        thresholds = class_thresholds(self.given, self.probs) if np.array_equal(table.label_quality, own) else None
-        return plot_quality(table.label_quality.to_numpy(), self.given, table.is_issue.to_numpy(), list(self.vocab),
-                            thresholds=thresholds, **kwargs)
+def plot_confident_joint(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `plots.plot_matrix`: max_classes, figsize, ax, ...
+) -> Axes:
+    """Estimated counts of items by given and likely true class; off the diagonal are the label
+    errors. Raises TypeError unless items have one class."""
+    need_classes(interp, 'plot_confident_joint')
+    kwargs = {'title': 'Confident joint (items)', 'xlabel': 'likely true', **kwargs}
+    return plots.plot_matrix(interp.joint, list(interp.vocab), **{'ylabel': 'given', **kwargs})
 
-    def plot_class_health(self,
-        **kwargs,  # Passed to `plot_class_health` of `plots`: max_classes, figsize, ax
-    ):  # Axes
-        "Estimated label noise and inverse label noise of the classes, the worst first"
-        self._needs_classes('plot_class_health')
-        df = self.health()
-        return plot_class_health(df.label_noise.to_numpy(), df.inverse_label_noise.to_numpy(), list(df.index),
-                                 counts=df['items'].to_numpy(), **kwargs)
+
+def plot_noise_matrix(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `plots.plot_matrix`: max_classes, figsize, ax, ...
+) -> Axes:
+    """Estimated probability of each given label (row) among the items that are truly of a class
+    (column). Raises TypeError unless items have one class."""
+    need_classes(interp, 'plot_noise_matrix')
+    kwargs = {'title': 'Noise matrix P(given | true)', 'xlabel': 'true', **kwargs}
+    matrix = issues.noise_matrix(interp.given, joint=interp.joint)
+    return plots.plot_matrix(matrix, list(interp.vocab), **{'ylabel': 'given', **kwargs})
+
+
+def plot_confusion_matrix(
+    interp: 'CleanInterpretation',
+    normalize: bool = False,  # Whether to show shares of each given class
+    title: str = 'Confusion matrix',  # Title
+    cmap: str | Colormap = 'Blues',  # Colormap
+    norm_dec: int = 2,  # Decimals of the shares
+    plot_txt: bool = True,  # Whether to write the numbers
+    **kwargs,  # Passed to `plots.plot_matrix`: max_classes, figsize, ax, ...
+) -> Axes:
+    """fastai's confusion matrix, from the one inference: given class (row) and predicted class
+    (column). Raises TypeError unless items have one class."""
+    need_classes(interp, 'plot_confusion_matrix')
+    matrix = confusion_matrix(interp)
+    if normalize: matrix = matrix/matrix.sum(1, keepdims=True).clip(1)
+    return plots.plot_matrix(matrix, list(interp.vocab), title=title, cmap=cmap, xlabel='predicted',
+                             ylabel='given', fmt=f'.{norm_dec}f' if normalize else None,
+                             annotate=None if plot_txt else False, **kwargs)
+
+
+def plot_quality(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `plots.plot_quality`: max_classes, bins, ncols, figsize
+) -> np.ndarray:  # Axes, one per class
+    """Histograms of the label quality by given class, issues apart; a single one of all items if
+    they do not have one class each. If the score is self-confidence, a line marks the class's mean,
+    which confident learning takes as the threshold of belonging to the class."""
+    quality = interp.issues.label_quality.sort_index().to_numpy()
+    flagged = flagged_of(interp)
+    if interp.task != 'classification':
+        one = np.zeros(len(quality), dtype=int)
+        return plots.plot_quality(quality, one, flagged, ['all items'], **kwargs)
+
+    # The threshold is a mean of self-confidence: under any other score its line would mean nothing
+    own = interp.probs[np.arange(len(interp.given)), interp.given]
+    if np.array_equal(quality, own):
+        kwargs = {'thresholds': issues.class_thresholds(interp.given, interp.probs), **kwargs}
+    return plots.plot_quality(quality, interp.given, flagged, list(interp.vocab), **kwargs)
+
+
+def plot_class_health(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `plots.plot_class_health`: max_classes, figsize, ax
+) -> Axes:
+    """Bars of the estimated label noise, and inverse label noise, of the classes, the worst first.
+    Raises TypeError unless items have one class."""
+    need_classes(interp, 'plot_class_health')
+    df = health(interp)
+    return plots.plot_class_health(df.label_noise.to_numpy(), df.inverse_label_noise.to_numpy(),
+                                   list(df.index), counts=df['items'].to_numpy(), **kwargs)
 
 
 def _title(o):
     "Two lines on a row of an issue table, whatever its task"
-    given, predicted = (shorten(_name(x), 18 if isinstance(x, tuple) else 14) for x in (o.given, o.predicted))
+    given, predicted = map(_short_name, (o.given, o.predicted))
     if hasattr(o, 'residual'): second = f'off by {o.residual:.3g}'
     elif hasattr(o, 'worst_class'): second = f'worst {shorten(o.worst_class)}'
     elif hasattr(o, 'issue_pixels'): second = f'flagged pixels {o.issue_pixels:.1%}'
     else: second = f'conf {o.confidence:.2f}'
-    return f'given {given} → predicted {predicted}\n{second}  quality {o.label_quality:.3f}  #{o.Index}'
+    quality = f'quality {o.label_quality:.3f}'
+    return f'given {given} → predicted {predicted}\n{second}  {quality}  #{o.Index}'
+
+
+def _short_name(x): return shorten(_name(x), 18 if isinstance(x, tuple) else 14)
 
 
 def _name(x):

@@ -1,120 +1,107 @@
-"The page of the HTML report: one file that needs no network, runs no script and shows data as text"
+"""The HTML report: one file that needs no network, runs no script and shows data as text.
+
+`report.html.jinja` is the page and `report.css` its looks. Every value that the template writes
+goes through `_safe_text` and then through jinja2's autoescape, whether or not the template asks for
+it: markup in the data stays text, and nothing in it can reorder or hide the text around it."""
 import base64
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from .._images import Unreadable, encoded, thumbnail
+from .._images import Unreadable, encoded, small, thumbnail
 from .._text import neutral
+from ..data.show import image_path
+from .tables import advise_filter, class_issues, health, top_pairs
 
-NAMES = {'id', 'item', 'given', 'predicted', 'label', 'class', 'true', 'path', 'position'}
-MAX_TEXT, MAX_LINES, MAX_CELL, MAX_LIST, MAX_TABLE, DPI = 600, 16, 160, 20, 200, 144
-CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-DARK_PANEL = '#1c2128'
-CSS = """
-:root { --page: #f4f5f7; --panel: #fff; --well: #eceef1; --text: #1c2128; --muted: #57606a; --line: #d5d9df;
-  --accent: #0a58ca; --notice: #fff4d6; --mark: #b7791f; --pad: 1rem; color-scheme: light; }
-a { color: var(--accent); } dl, dd, figure { margin: 0; } .dark { display: none !important; }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #12151a; --panel: #1c2128; --well: #272d36;
-  --text: #e6e9ee; --muted: #a3adb9; --line: #39414c; --accent: #7cb2ff; --notice: #332a14; --mark: #d9a441;
-  color-scheme: dark; } .light { display: none !important; } .dark { display: block !important; } }
-body { margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 80rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; overflow-wrap: anywhere; }
-h1 { margin: 0 0 .5rem; font-size: 1.75rem; line-height: 1.25; } h2 { margin: 2.5rem 0 1rem; font-size: 1.25rem; }
-h3 { margin: 0 0 .375rem; font-size: 1rem; line-height: 1.35; } * { box-sizing: border-box; print-color-adjust: exact; }
-dt, .note, .rank, .given, thead th, .missing .shown { color: var(--muted); }
-dt, .note, .rank, thead th, .about dd, .missing .shown { font-size: .875rem; }
-dd, .n, .rank { font-variant-numeric: tabular-nums; } h1, .notice, .about, dd, td, th { overflow: hidden; }
-nav ul, ol { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 0; padding: 0; list-style: none; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: 1rem; margin: 1.5rem 0; }
-.figures div, .how dl, .scroll, figure, li[class] { background: var(--panel); border: 1px solid var(--line);
-  border-radius: .5rem; }
-.figures div { padding: .75rem 1rem; display: flex; flex-direction: column-reverse; justify-content: flex-end; }
-.figures dd { font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
-.notice { margin: .75rem 0 0; padding: .625rem 1rem; background: var(--notice); border-left: 4px solid var(--mark); }
-.pictures, .tables { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure, .scroll, .how dl { padding: 1rem; max-width: 100%; overflow-x: auto; }
-img { display: block; max-width: 100%; height: auto; } .tiny { image-rendering: pixelated; }
-figcaption, caption { padding-bottom: .75rem; font-weight: 600; text-align: left; }
-table { border-collapse: collapse; font-size: .9375rem; }
-th, td { padding: .375rem calc(.75*var(--pad)); border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; overflow-wrap: break-word; max-width: 24rem; } .n { text-align: right; }
-ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13.5rem, 45%), 1fr)); gap: var(--pad); }
-.texts { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); align-items: start; }
-li[class] { overflow: hidden; } .about { padding: .75rem var(--pad); border-top: 1px solid var(--line); }
-.shown { display: flex; align-items: center; justify-content: center; min-height: 11rem; padding: .5rem;
-  background: var(--well); text-align: center; }
-.text .shown { display: block; min-height: 6rem; padding: 1rem; white-space: pre-wrap; text-align: start; }
-.about div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; }
-.about dd { margin-left: auto; } .rank { float: right; margin-left: .5rem; } .given { font-weight: 400; }
-.how div { display: grid; grid-template-columns: minmax(7rem, 14rem) 1fr; align-items: baseline; gap: 0 1.5rem; }
-.sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (max-width: 30rem) { :root { --pad: .5rem; } } @page { margin: 14mm; }
-@media print { :root { --pad: .5rem; font-size: 75%; } body { padding: 0; max-width: none; background: none; }
-  .pictures, .tables { display: block; } figure, .scroll { width: fit-content; margin-bottom: 1rem; overflow: visible; }
-  figure img { max-height: 115mm; width: auto; } td, th { overflow-wrap: anywhere; } .shown { min-height: 0; }
-  nav { display: none; } ol { grid-template-columns: repeat(4, 1fr); } .texts { grid-template-columns: 1fr 1fr; }
-  .figures div, li, figure, .scroll, tr, .notice, .how div { break-inside: avoid; } h2 { break-after: avoid; } }
-"""
+if TYPE_CHECKING:
+    from .base import CleanInterpretation
+
+# Numbers in these columns are names: the class 2019 is not 2,019
+NAMES = {'id', 'given', 'predicted', 'label', 'class', 'true', 'path', 'position'}
+MAX_TEXT = 600  # Characters of an item's text
+MAX_LINES = 16  # Lines of it
+MAX_CELL = 160  # Characters of any other value
+MAX_LIST = 20  # Values of a list
+MAX_TABLE = 200  # Rows of a table
+DPI = 144  # Of pictures: one and a half times what a screen shows
+DARK_PANEL = '#1c2128'  # `--panel` of report.css in dark mode
+WEAK = .3  # Share of labels that a model contradicts from which on it is called weak
+
+FLATTERS = ('Probabilities are in-sample: the model has learned the wrong labels too, so it finds '
+            'fewer of them than out-of-fold probabilities would.')
+TEST = ('Leaving out, or relabelling, the items that a model dislikes flatters the model: measure '
+        'it on the labels as given, or on labels that a reviewer corrected.')
+WEAK_MODEL = ('The model contradicts many of the labels. Unless it is a good model, part of that '
+              'is its own mistakes, counted as label errors here: take the noise rate for too '
+              'high, and look at the items.')
 
 
 def page(
-    title,  # Heading of the page
+    title: Any,  # Heading of the page
     *,
-    summary,  # Figures at its top: name -> str, int or float
-    warnings=(),  # Sentences shown as notices
-    tables=(),  # (caption, DataFrame) each; an index with a name or of names is shown
-    pictures=(),  # (caption, function that makes one matplotlib figure and returns its Axes or an array of them) each
-    rows=(),  # Worst items first, a dict each: `shown`, an image, a text or an Unreadable, and `cells`, name -> value
-    how=None,  # How the probabilities were made: name -> value
+    summary: Mapping,  # Figures at its top: name -> str, int or float
+    warnings: Sequence[str] = (),  # Sentences shown as notices
+    tables: Sequence[tuple[str, pd.DataFrame]] = (),  # (caption, table); a named index is shown
+    pictures: Sequence[tuple[str, Callable]] = (),  # (caption, function that returns Axes)
+    rows: Sequence[Mapping] = (),  # Worst items first: `shown`, see `pictures.shown`, and `cells`
+    how: Mapping | None = None,  # How the probabilities were made: name -> value
 ) -> str:  # A whole HTML document, which UTF-8 can hold
     """The report as one page without scripts or links, whose policy forbids it to load anything.
 
-    Every value is shown as text: markup is escaped, what could reorder or hide text around it is replaced by U+FFFD.
-    Pictures are drawn twice, light and dark, and their figures closed. Values in columns such as `given` and `item`
-    are names and stay as they are; other numbers are written as .913 and 1,437, missing ones as –. An image that
-    cannot be drawn gives a placeholder with the reason."""
-    worst = f'The {len(rows):,} worst items' if len(rows) != 1 else 'The worst item'
-    sections = [o for o in (('pictures', 'Pictures', ''.join(_picture(*o) for o in pictures)),
-                            ('tables', 'Tables', ''.join(_table(*o) for o in tables)), ('worst', worst, _cards(rows)),
-                            ('how', 'How the probabilities were made', how and f'<dl>{_pairs(how)}</dl>')) if o[2]]
-    links = ''.join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
-    body = ''.join(f'<section aria-labelledby="{name}"><h2 id="{name}">{heading}</h2><div class="{name}">{content}'
-                   '</div></section>\n' for name, heading, content in sections)
-    notices = ''.join(f'<p class="notice" role="note">{_data(o, MAX_TEXT)}</p>' for o in warnings)
-    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{CSP}">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{_escaped(_cut(str(title)))}</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n'
-            f'<body><header><h1>{_data(title)}</h1>{f"<nav><ul>{links}</ul></nav>" if links else ""}</header>\n'
-            f'<main>{notices}<dl class="figures">{_pairs(summary)}</dl>\n{body}</main></body></html>\n')
+    Every value is shown as text: markup is escaped, what could reorder or hide text around it is
+    replaced by U+FFFD. Pictures are drawn twice, light and dark, and their figures closed. Values
+    in columns such as `given` and `id` are names and stay as they are; other numbers are written as
+    .913 and 1,437, missing ones as –. An image that cannot be drawn gives a placeholder with the
+    reason. Raises TypeError for a table that is not a DataFrame."""
+    return _template().render(
+        title=title, summary=summary, warnings=warnings, how=how or {},
+        pictures=[(caption, _drawn_twice(f)) for caption, f in pictures],
+        tables=[_table(caption, df) for caption, df in tables],
+        cards=[_card(o['shown'], o['cells']) for o in rows])
 
 
-def _uri(data, mime): return f'data:{mime};base64,{base64.b64encode(data).decode()}'
+@lru_cache(maxsize=1)
+def _template():
+    env = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+                      finalize=_safe_text, undefined=StrictUndefined, trim_blocks=True,
+                      lstrip_blocks=True)
+    env.filters.update(values=_values, cut=_cut)
+    env.globals.update(names=NAMES, max_text=MAX_TEXT)
+    return env.get_template('report.html.jinja')
 
 
-def _escaped(text):
-    "The one way of data into the page: no markup, nothing that reorders what follows, nothing UTF-8 cannot hold"
-    return escape(neutral(text.replace('\r\n', '\n')))
+def _safe_text(o):
+    "What the template writes in place of `o`, before it is escaped"
+    # What has `__html__` is what a macro of the template made, whose data went through here already
+    if not isinstance(o, str) or hasattr(o, '__html__'): return o
+    return neutral(o.replace('\r\n', '\n'))
 
 
-def _cut(text, n=MAX_CELL): return text if len(text) <= n else f'{text[:n]}… ({len(text):,} characters)'
-
-
-def _data(value, n=MAX_CELL, name=False):
-    "Markup of one value, or of several after each other, isolated from the direction of the text around it"
-    if hasattr(value, 'tolist') and not isinstance(value, (np.datetime64, np.timedelta64)): value = value.tolist()
+def _values(value, n=MAX_CELL, name=False):
+    "The texts that stand for `value`: one, or several of a list"
+    # `tolist` would make a number of nanoseconds of numpy's dates
+    dated = isinstance(value, (np.datetime64, np.timedelta64))
+    if hasattr(value, 'tolist') and not dated: value = value.tolist()
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
         values = list(value)
-        more = [f'… ({len(values):,})'] if len(values) > MAX_LIST else []
-        return ', '.join([_data(o, n, name) for o in values[:MAX_LIST]] + more) or _data(None)
-    text = _cut(str(value) if name and not _is_missing(value) else _written(value), n)
-    return f'<bdi>{_escaped(text)}</bdi>' if text.strip() else '<span class="note">(empty)</span>'
+        texts = [text for o in values[:MAX_LIST] for text in _values(o, n, name)]
+        if len(values) > MAX_LIST: texts.append(f'… ({len(values):,})')
+        return texts or _values(None)
+    return [_cut(str(value) if name and not _is_missing(value) else _written(value), n)]
+
+
+def _cut(o, n=MAX_CELL):
+    text = str(o)
+    return text if len(text) <= n else f'{text[:n]}… ({len(text):,} characters)'
 
 
 def _written(value):
@@ -125,91 +112,150 @@ def _written(value):
     if not isinstance(value, float): return str(value)
     size = abs(value)
     if 0 < size < .0005: return '<.001' if value > 0 else '>−.001'
-    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    digits = 3 - sum(size >= o for o in (10, 100, 1000))
     text = f'{size:,.{digits}f}' if size < 1e15 else f'{size:g}'
     return '−'*(value < 0) + (text[1:] if text.startswith('0.') else text)
 
 
-def _is_missing(value): return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
-
-
-def _pairs(values):
-    return ''.join(f'<div><dt>{_data(k, name=True)}</dt><dd>{_data(v, name=k in NAMES)}</dd></div>'
-                   for k, v in values.items())
+def _is_missing(value):
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
 
 
 def _table(caption, df):
     if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"tables has a {type(df).__name__} under {str(caption)[:80]!r}: pass a pandas DataFrame")
-    indexed = not isinstance(df.index, pd.RangeIndex) or df.index.name is not None
-    cols = [(c, ' class="n"' if pd.api.types.is_numeric_dtype(o) and c not in NAMES else '')
-            for c, o in df.dtypes.items()]
-    head = ''.join(f'<th scope="col"{css}>{_data(c, name=True)}</th>' for c, css in cols)
-    if indexed: head = f'<th scope="col">{"" if df.index.name is None else _data(df.index.name, name=True)}</th>{head}'
-    body = ''
-    for index, *values in df.head(MAX_TABLE).itertuples(name=None):
-        row = ''.join(f'<td{css}>{_data(v, name=c in NAMES)}</td>' for v, (c, css) in zip(values, cols))
-        body += '<tr>' + (f'<th scope="row">{_data(index, name=True)}</th>' if indexed else '') + row + '</tr>\n'
-    more = f'<p class="note">and {len(df) - MAX_TABLE:,} more rows</p>' if len(df) > MAX_TABLE else ''
-    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{_escaped(_cut(str(caption)))}">'
-            f'<table><caption>{_data(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-            f'{more}</div>')
+        raise TypeError(f"tables has a {type(df).__name__} under {str(caption)[:80]!r}: pass a "
+                        "pandas DataFrame")
+    numeric = pd.api.types.is_numeric_dtype
+    columns = [(c, numeric(o) and c not in NAMES) for c, o in df.dtypes.items()]
+    return dict(caption=caption, columns=columns, index=df.index.name,
+                indexed=not isinstance(df.index, pd.RangeIndex) or df.index.name is not None,
+                rows=df.head(MAX_TABLE).itertuples(name=None), more=max(0, len(df) - MAX_TABLE))
 
 
-def _picture(caption, draw):
-    "Both versions, since a browser that prints does not choose again among the sources of one picture"
-    alt, colours = _escaped(_cut(str(caption))), plt.style.library['dark_background']
+def _drawn_twice(f):
+    """The picture as a list of dicts of its `scheme`, `uri`, and size in CSS pixels; empty if there
+    are no Axes"""
+    # Both, since a browser that prints does not choose again among the sources of a <picture>
+    colours = plt.style.library['dark_background']
     panel = dict.fromkeys(('figure.facecolor', 'axes.facecolor', 'savefig.facecolor'), DARK_PANEL)
+    # The user's own style, such as a dark notebook's, must not colour the light version
     styles = {'light': {o: plt.rcParamsDefault[o] for o in colours}, 'dark': {**colours, **panel}}
-    images = [f'<img class="{name}" src="{uri}" alt="{alt}" width="{width}" height="{height}">'
-              for name, style in styles.items() for uri, width, height in _drawn(draw, style)]
-    shown = ''.join(images) or '<p class="note">Nothing to show.</p>'
-    return f'<figure><figcaption>{_data(caption)}</figcaption>{shown}</figure>'
+    images = [(scheme, _drawn(f, style)) for scheme, style in styles.items()]
+    return [dict(scheme=scheme, **image) for scheme, image in images if image is not None]
 
 
-def _drawn(draw, style):
-    "The picture as [(data URI, CSS width, CSS height)], none where there are no Axes; closes what figures `draw` made"
-    before, file = set(plt.get_fignums()), BytesIO()
+def _drawn(f, style):
+    before = set(plt.get_fignums())
+    file = BytesIO()
     try:
         with plt.ioff(), plt.style.context(style):
-            axes = [o for o in np.ravel(draw()) if o is not None]
-            if not axes: return []
+            axes = [o for o in np.ravel(f()) if o is not None]
+            if not axes: return None
             axes[0].figure.canvas.figure.savefig(file, format='png', dpi=DPI, bbox_inches='tight')
     finally:
         for n in set(plt.get_fignums()) - before: plt.close(n)
     im = Image.open(file).convert('RGB')
+    # Charts have few colours, of which a palette takes fewer bytes
     few = im.quantize(256) if im.getcolors(4096) else im
-    return [(_uri(*encoded(few, lossless=few is not im)), *(round(o*96/DPI) for o in im.size))]
+    width, height = (round(o*96/DPI) for o in im.size)
+    return dict(uri=_uri(*encoded(few, lossless=few is not im)), width=width, height=height)
 
 
-def _cards(rows):
-    texts = any(isinstance(o['shown'], str) and not isinstance(o['shown'], Unreadable) for o in rows)
-    cards = ''.join(_card(i, o) for i, o in enumerate(rows, 1))
-    return cards and f'<ol{" class=texts" if texts else ""}>{cards}</ol>'
+def _uri(data, mime): return f'data:{mime};base64,{base64.b64encode(data).decode()}'
 
 
-def _card(rank, row):
-    kind, shown = _item(row['shown'], rank)
-    cells = {str(k).replace('_', ' '): v for k, v in row['cells'].items()}
+def _card(shown, cells):
+    "What the template needs of an item: `kind`, what that kind has, and the `cells`"
+    cells = {str(k).replace('_', ' '): v for k, v in cells.items()}
+    labels = None
     if 'given' in cells and 'predicted' in cells:
-        given, predicted = (_data(cells.pop(o), name=True) for o in ('given', 'predicted'))
-        head = (f'<span class="given"><span class="sr">given </span>{given} <span aria-hidden="true">→</span></span> '
-                f'<span class="sr">predicted </span>{predicted}')
-    else: head = f'Item {rank}'
-    return (f'<li class="{kind}"><div class="shown">{shown}</div><div class="about"><span class="rank">{rank}</span>'
-            f'<h3>{head}</h3><dl>{_pairs(cells)}</dl></div></li>\n')
+        labels = cells.pop('given'), cells.pop('predicted')
+    return dict(cells=cells, labels=labels, **_item(shown))
 
 
-def _item(shown, rank):
-    "What kind of card an item makes, and the markup of the item"
-    if isinstance(shown, str) and not isinstance(shown, Unreadable):
-        lines = shown[:MAX_TEXT].splitlines()
-        text = '\n'.join(lines[:MAX_LINES]) if len(lines) > MAX_LINES else shown[:MAX_TEXT]
-        more = f' <span class="note">… ({len(shown):,} characters)</span>' if len(text) < len(shown) else ''
-        return 'text', _data(text, MAX_TEXT) + more
-    if isinstance(shown, Unreadable): return 'missing', f'<p>{_data(str(shown), MAX_TEXT)}</p>'
+def _item(shown):
+    if isinstance(shown, Unreadable): return dict(kind='missing', reason=str(shown))
+    if isinstance(shown, str):
+        text = shown[:MAX_TEXT]
+        lines = text.splitlines()
+        if len(lines) > MAX_LINES: text = '\n'.join(lines[:MAX_LINES])
+        return dict(kind='text', text=text, length=len(shown))
     try: data, mime, width, height = thumbnail(shown)
-    except ValueError as e: return _item(Unreadable(e), rank)
+    except ValueError as e: return dict(kind='missing', reason=str(e))
+    # A digit of 8 pixels is enlarged in whole steps, so that its pixels stay sharp
     scale = max(1, min(12, 128//max(width, height)))
-    return 'image', (f'<img src="{_uri(data, mime)}" alt="item {rank}" width="{width*scale}" height="{height*scale}"'
-                     f'{" class=tiny" if scale > 1 else ""}>')
+    return dict(kind='image', uri=_uri(data, mime), width=width*scale, height=height*scale,
+                tiny=scale > 1)
+
+
+def parts_of(
+    interp: 'CleanInterpretation',
+    n: int,  # Number of items, the worst first
+) -> dict:  # Arguments of `page`
+    "What the report of `interp` says"
+    how = dict(interp.how)
+    folds = how.pop('fold_metrics', None)
+    summary = {'items': len(interp.issues), 'label issues': int(interp.issues.is_issue.sum())}
+    if interp.task == 'regression':
+        summary['R² of the model on the given labels'] = interp.agreement
+    else: summary['labels the model agrees with'] = f'{interp.agreement:.1%}'
+    tables = []
+    warnings = []
+    pictures = [('Label quality', interp.plot_quality)]
+    if interp.task == 'classification':
+        summary |= {'classes': len(interp.vocab),
+                    'estimated noise rate': f'{interp.noise_rate:.1%}',
+                    'label-health score': f'{interp.health_score:.3f}'}
+        tables = [('Class pairs with most label issues', top_pairs(interp)),
+                  ('Classes, the worst first', health(interp).head(25))]
+        pictures = [('Confident joint: given and likely true class', interp.plot_confident_joint),
+                    ('Noise matrix: how each true class is labelled', interp.plot_noise_matrix),
+                    ('Health of the classes', interp.plot_class_health),
+                    ('Label quality by given class', interp.plot_quality),
+                    ('Confusion matrix of the model', interp.plot_confusion_matrix)]
+        warnings = _filter_notices(interp)
+    if interp.task == 'multilabel':
+        tables = [('Worst single labels', class_issues(interp).head(25))]
+    if isinstance(folds, list) and folds:
+        tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
+
+    how |= {'made': f'{datetime.now():%Y-%m-%d %H:%M}', 'task': interp.task}
+    how |= {'filter': interp.filter_by, 'model': type(interp.learn.model).__name__}
+    if interp.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
+    if interp.how.get('probabilities') == 'held-out': warnings.append(TEST)
+    rows = [dict(shown=_shrunk(interp.shown(i)), cells=_cells(interp, i, row))
+            for i, row in interp.issues.head(n).iterrows()]
+    return dict(summary=summary, warnings=warnings, tables=tables, pictures=pictures, rows=rows,
+                how=how)
+
+
+def _filter_notices(interp):
+    advice = advise_filter(interp)
+    notice = (f'Filter in use: {interp.filter_by}; advised for these data: {advice.filter_by}. '
+              f'{advice.reason}.')
+    return [notice, WEAK_MODEL] if advice.disagreement > WEAK else [notice]
+
+
+def _cells(interp, i, row):
+    "What a card says of an item: what audit found only if it is true"
+    audited = () if interp.audited is None else interp.audited.columns
+    cells = {k: v for k, v in row.items() if k not in audited}
+    for k in ('given', 'predicted'):
+        one = cells[k]
+        cells[k] = tuple(map(_number, one)) if isinstance(one, tuple) else _number(one)
+    file = image_path(interp.dl.dataset, i)
+    if file is not None and file.name not in str(cells['id']): cells['file'] = file.name
+    # As text: positions are names here, 1234 and not 1,234
+    cells['position'] = str(i)
+    also = [k[3:-6].replace('_', ' ') for k in audited
+            if k.startswith('is_') and k != 'is_label_issue' and row[k]]
+    return {**cells, 'also': also} if also else cells
+
+
+def _number(o): return f'{o:.4g}' if isinstance(o, float) else o
+
+
+def _shrunk(shown, size=320):
+    "An image of bytes, shrunk, so that a hundred photographs fit into memory"
+    if not isinstance(shown, np.ndarray) or shown.dtype != np.uint8: return shown
+    return small(shown, size)

@@ -1,171 +1,272 @@
-"The tables of a CleanInterpretation that are more than the issue table"
-from collections.abc import Mapping
-from functools import cached_property
+"The tables of a CleanInterpretation beside the issue table: its functions here are its methods"
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
 import pandas as pd
 import sklearn.metrics as skm
 from fastcore.xtras import is_listy
-from sklearn.metrics import r2_score
+from scipy.stats import bootstrap
 
+from .. import issues
 from ..data import predict
 from ..data.predict import infer_act
 from ..data.show import image_path
-from ..issues import advise_filter, audit, class_health, confident_joint, find_class_issues, noise_rate, top_pairs
-from .evaluate import METRICS, bootstrap_metrics
+
+if TYPE_CHECKING:
+    from .base import CleanInterpretation
+
+Metrics = Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
 
 
-class Tables:
-    "Part of CleanInterpretation: everything here reuses its predictions"
+def need_classes(
+    interp: 'CleanInterpretation',
+    name: str,  # What was asked for, for the message
+) -> None:
+    "Raise TypeError unless every item has one class"
+    if interp.task != 'classification':
+        raise TypeError(f"{name} needs one class per item, but these labels are of the task "
+                        f"{interp.task}: see `issues`")
 
-    def _needs_classes(self, name):
-        if self.task != 'classification':
-            raise TypeError(f"{name} needs one class an item, but these labels are of the task {self.task}: see "
-                            "`issues`")
 
-    @cached_property
-    def joint(self):
-        "The confident joint (c, c), see `issues.confident_joint`"
-        self._needs_classes('confident_joint')
-        return confident_joint(self.given, self.probs)
+def health(
+    interp: 'CleanInterpretation',
+) -> pd.DataFrame:
+    """`issues.class_health` of every class, the worst first. Raises TypeError unless items have one
+    class"""
+    need_classes(interp, 'health')
+    return issues.class_health(interp.given, joint=interp.joint, vocab=list(interp.vocab))
 
-    @property
-    def noise_rate(self):
-        """Estimated fraction of wrong labels, 0 to 1; where an item has not just one class, that of flagged items. The
-        mistakes of a weak model count as label errors: with one that is often wrong it is far too high."""
-        if self.task != 'classification': return float(self.issues.is_issue.mean())
-        return noise_rate(self.given, joint=self.joint)
 
-    @property
-    def agreement(self):
-        """How far the model agrees with the given labels: the share of labels (single labels, pixels) that it predicts;
-        for regression R², 1 at best. A low one means a weak model or bad labels, and no estimate here tells which."""
-        if self.task == 'regression': return float(r2_score(self.given, self.predicted))
-        labelled = self._labelled()
-        return float(np.mean((labelled == self.predicted)[labelled >= 0]))
+def top_pairs(
+    interp: 'CleanInterpretation',
+    n: int | None = 10,  # Number of pairs; None: all
+) -> pd.DataFrame:  # Columns given, predicted, count, error_rate
+    """The class pairs with most label issues, see `issues.top_pairs`: `error_rate` is an estimate.
+    Raises TypeError unless items have one class."""
+    need_classes(interp, 'top_pairs')
+    return issues.top_pairs(interp.given, interp.predicted, flagged_of(interp), interp.joint,
+                            vocab=list(interp.vocab), n=n)
 
-    def _labelled(self):
-        "Given labels, those of pixels without one of the vocab made -1"
-        if self.task != 'segmentation': return self.given
-        return np.where((self.given >= 0) & (self.given < len(self.vocab)), self.given, -1)
 
-    def health(self) -> pd.DataFrame:
-        "`class_health` of every class, the worst first"
-        self._needs_classes('health')
-        return class_health(self.given, joint=self.joint, vocab=list(self.vocab))
+def flagged_of(
+    interp: 'CleanInterpretation',
+) -> np.ndarray:  # Booleans (n,), in the order of the data set
+    "Which items are label issues"
+    # The issue table is worst first, every other array is in the order of the data set
+    return interp.issues.is_issue.sort_index().to_numpy()
 
-    @property
-    def health_score(self):
-        "Overall label-health score, 0 to 1: the estimated share of right labels, cleanlab's from the joint alone"
-        self._needs_classes('health_score')
-        return 1 - self.noise_rate
 
-    def top_pairs(self,
-        n=10,  # Number of pairs; None: all
-    ) -> pd.DataFrame:
-        "The class pairs with most label issues: given, predicted, count, estimated error_rate; see `issues.top_pairs`"
-        self._needs_classes('top_pairs')
-        return top_pairs(self.given, self.predicted, self.issues.is_issue.sort_index().to_numpy(), self.joint,
-                         vocab=list(self.vocab), n=n)
+def advise_filter(
+    interp: 'CleanInterpretation',
+) -> issues.Advice:
+    """Which filter fits these data, and why, see `issues.advise_filter`. Raises TypeError unless
+    items have one class."""
+    need_classes(interp, 'advise_filter')
+    return issues.advise_filter(interp.given, interp.probs, joint=interp.joint)
 
-    def advise_filter(self):
-        "Which filter fits these data, and why; see `issues.advise_filter`"
-        self._needs_classes('advise_filter')
-        return advise_filter(self.given, self.probs, joint=self.joint)
 
-    def _worst(self, n=3):
-        if self.task == 'classification':
-            return ', '.join(f'{o.given} → {o.predicted} ({o.count})' for o in self.top_pairs(n).itertuples())
-        if self.task != 'multilabel': return ''
-        counts = self.issues.worst_class[self.issues.is_issue].value_counts().head(n)
-        return ', '.join(f'{k} ({v})' for k, v in counts.items())
+def worst_named(
+    interp: 'CleanInterpretation',
+    n: int = 3,  # Number of pairs or classes
+) -> str:
+    """The class pairs with most issues and their counts, in words; for several labels per item the
+    classes with most issues; otherwise nothing"""
+    if interp.task == 'classification':
+        pairs = top_pairs(interp, n).itertuples()
+        return ', '.join(f'{o.given} → {o.predicted} ({o.count})' for o in pairs)
+    if interp.task != 'multilabel': return ''
+    counts = interp.issues.worst_class[interp.issues.is_issue].value_counts().head(n)
+    return ', '.join(f'{k} ({v})' for k, v in counts.items())
 
-    def class_issues(self,
-        **kwargs,  # Passed to `issues.find_class_issues`: filter_by, score, only_issues
-    ) -> pd.DataFrame:
-        "Of several labels an item, the issues one class at a time, the worst first; see `issues.find_class_issues`"
-        if self.task != 'multilabel': raise TypeError(f"class_issues is for several labels an item, not {self.task}")
-        return find_class_issues(self.given, self.probs, ids=self.ids, vocab=list(self.vocab), **kwargs)
 
-    def confusion_matrix(self):
-        "Counts (c, c), row: given label, column: prediction; int64, in memory of n + c^2"
-        self._needs_classes('confusion_matrix')
-        c = len(self.vocab)
-        return np.bincount(self.given*c + self.predicted, minlength=c*c).reshape(c, c)
+def class_issues(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `issues.find_class_issues`: filter_by, score, only_issues
+) -> pd.DataFrame:
+    """If items have several labels, the issues one class at a time, the worst first, see
+    `issues.find_class_issues`. Raises TypeError for other tasks."""
+    if interp.task != 'multilabel':
+        raise TypeError(f"class_issues is for several labels per item, but these labels are of the "
+                        f"task {interp.task}: see `issues`")
+    return issues.find_class_issues(interp.given, interp.probs, ids=interp.ids,
+                                    vocab=list(interp.vocab), **kwargs)
 
-    def print_classification_report(self):
-        "Print scikit-learn's classification report"
-        self._needs_classes('print_classification_report')
-        names = [str(o) for o in self.vocab]
-        print(skm.classification_report(self.given, self.predicted, labels=range(len(names)), target_names=names))
 
-    def evaluate(self,
-        corrections=None,  # A person's labels, position -> label as in `vocab`; None: the flagged get the predicted
-        metrics=None,  # Name -> function of true and predicted labels; None: accuracy and F1, or the task's own
-        n_boot=1000,  # Bootstrap samples
-        seed=42,  # Seed of the bootstrap
-    ) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
-        """The model's metrics on the labels as given, with the flagged items left out, and with them corrected, each
-        with its 95 % bootstrap interval. Warns that leaving out, and correcting to, what the model says flatters the
-        model: only `corrections` by a person make an honest test set. Raises ValueError where they fit no item or
-        class."""
-        if metrics is not None and not isinstance(metrics, Mapping):
-            raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for example "
-                            "{'accuracy': sklearn.metrics.accuracy_score}")
-        if corrections is not None and not isinstance(corrections, (Mapping, pd.Series)):
-            raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> label")
-        y, p = self._labelled(), self.predicted
-        flagged = self.issues.is_issue.sort_index().to_numpy()
-        fixed = np.array(y)
-        if corrections is None: fixed[flagged] = np.where(y[flagged] < 0, y[flagged], p[flagged]) if (
-            self.task == 'segmentation') else p[flagged]
-        else:
-            corrections = dict(corrections)
-            if bad := [o for o in corrections if not (isinstance(o, (int, np.integer)) and 0 <= o < len(y))]:
-                raise ValueError(f"corrections has the position {bad[0]!r}: pass positions 0..{len(y) - 1}")
-            for i, label in corrections.items(): fixed[i] = self._encode(label)
-        warn("metrics without the items that the model itself flags, or with its own predictions as labels, flatter "
-             "the model: report those on the given labels, or on labels that a person corrected", stacklevel=2)
-        variants = {'as given': (y, p), 'flagged left out': (y[~flagged], p[~flagged]),
-                    'flagged corrected' if corrections is None else 'corrected by a person': (fixed, p)}
-        return bootstrap_metrics(variants, metrics or METRICS[self.task], n_boot=n_boot, seed=seed)
+def confusion_matrix(
+    interp: 'CleanInterpretation',
+) -> np.ndarray:  # Counts (c, c), int64; row: given label, column: prediction
+    "fastai's confusion matrix from the one inference. Raises TypeError unless items have one class"
+    need_classes(interp, 'confusion_matrix')
+    c = len(interp.vocab)
+    # fastai compares every item with every pair: c * c * n booleans, 50 GB for 1,000 classes
+    return np.bincount(interp.given*c + interp.predicted, minlength=c*c).reshape(c, c)
 
-    def _encode(self, label):
-        if self.task == 'regression': return label
-        if self.task == 'multilabel':
-            names = label.split(';') if isinstance(label, str) else label
-            names = [o for o in names if o != ''] if is_listy(names) or isinstance(names, (set, tuple)) else [names]
-            if bad := [o for o in names if o not in self.vocab]:
-                raise ValueError(f"corrections has the label {bad[0]!r}, which is not in the vocab")
-            return [o in names for o in self.vocab]
-        if self.task != 'classification': raise TypeError(f"corrections of {self.task} labels are not supported")
-        if label not in self.vocab: raise ValueError(f"corrections has the label {label!r}, which is not in the vocab")
-        return list(self.vocab).index(label)
 
-    def audit(self,
-        **kwargs,  # Passed to `issues.audit`
-    ) -> pd.DataFrame:
-        """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers, near-duplicates, class
-        imbalance, items that are not drawn independently, and of image files what cleanvision, where it is installed,
-        sees (dark, blurry, ...). Its columns are joined to `issues`, which is returned, with the number of issues of
-        each type in `attrs['summary']`. Datalab gets the predictions and the inputs of the model's last linear layer;
-        where the predictions are out-of-fold, one pass over the data makes those, once. Raises TypeError for masks."""
-        if self.task == 'segmentation': raise TypeError("audit knows no masks: see `issues` for their label issues")
-        if self.audited is None:
-            if self.features is None:
-                act = infer_act(self.learn.loss_func, self.act, self.task)
-                self.features = predict(self.learn, self.dl, act, None, self.task, features=True).features
-            found = len(self.ids) if find_spec('cleanvision') else 0
-            paths = [image_path(self.dl.dataset, i) for i in range(found)]
-            self.audited = audit(self.given, self.probs, self.features, task=self.task,
-                                 paths=paths if any(paths) else None, **kwargs)
-            if self.task != 'classification':
-                self.audited = self.audited.drop(columns=['is_label_issue', 'label_score'])
-            self._join_audit()
-        return self.issues
+def print_classification_report(
+    interp: 'CleanInterpretation',
+) -> None:
+    "Print scikit-learn's classification report. Raises TypeError unless items have one class"
+    need_classes(interp, 'print_classification_report')
+    names = [str(o) for o in interp.vocab]
+    print(skm.classification_report(interp.given, interp.predicted, labels=range(len(names)),
+                                    target_names=names))
 
-    def _join_audit(self):
-        self.issues = self.issues.join(self.audited)
-        self.issues.attrs['summary'] = self.audited.attrs['summary']
+
+def audit(
+    interp: 'CleanInterpretation',
+    **kwargs,  # Passed to `issues.audit`
+) -> pd.DataFrame:
+    """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers,
+    near-duplicates, class imbalance, items that are not drawn independently, and, of image files,
+    what cleanvision sees if it is installed (dark, blurry, ...).
+
+    The columns are joined to `issues`, which is returned, with the number of issues of each type in
+    `attrs['summary']`. Datalab gets the predictions and the inputs of the model's last linear
+    layer; if the predictions are out-of-fold, one pass over the data makes those, once. Raises
+    TypeError for masks, and what `issues.audit` raises."""
+    if interp.task == 'segmentation':
+        raise TypeError("audit cannot check masks: see `issues` for their label issues")
+
+    if interp.audited is None:
+        if interp.features is None:
+            act = infer_act(interp.learn.loss_func, interp.act, interp.task)
+            found = predict(interp.learn, interp.dl, act, None, interp.task, features=True)
+            interp.features = found.features
+        files = len(interp.ids) if find_spec('cleanvision') else 0
+        paths = [image_path(interp.dl.dataset, i) for i in range(files)]
+        audited = issues.audit(interp.given, interp.probs, interp.features, task=interp.task,
+                               paths=paths if any(paths) else None, **kwargs)
+        # `issues` judges the labels of these tasks already, by the filter and the score in use
+        if interp.task != 'classification':
+            audited = audited.drop(columns=['is_label_issue', 'label_score'])
+        interp.audited = audited
+        join_audit(interp)
+    return interp.issues
+
+
+def join_audit(
+    interp: 'CleanInterpretation',
+) -> None:
+    "Join what `audit` found to the issue table"
+    interp.issues = interp.issues.join(interp.audited)
+    # pandas does not keep the attrs of the right side of a join
+    interp.issues.attrs['summary'] = interp.audited.attrs['summary']
+
+
+def labelled_of(
+    interp: 'CleanInterpretation',
+) -> np.ndarray:  # As `given`
+    "The given labels, with -1 for pixels whose label is not in the vocab, such as a void class"
+    if interp.task != 'segmentation': return interp.given
+    known = (interp.given >= 0) & (interp.given < len(interp.vocab))
+    return np.where(known, interp.given, -1)
+
+
+def evaluate(
+    interp: 'CleanInterpretation',
+    corrections: Mapping[int, Any] | pd.Series | None = None,  # Position -> label, by a reviewer
+    metrics: Metrics | None = None,  # Name -> function of true and predicted labels
+    n_boot: int = 1000,  # Bootstrap samples
+    seed: int = 42,  # Seed of the bootstrap
+) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
+    """The model's metrics on the labels as given, with the flagged items left out, and with them
+    corrected, each with its 95 % bootstrap interval.
+
+    Without `corrections` the flagged items get the predicted label; without `metrics`, accuracy and
+    F1, or the task's own. Warns that leaving out, and correcting to, what the model says flatters
+    the model: only a reviewer's `corrections` make an honest test set. Raises TypeError for
+    arguments of the wrong kind, and ValueError for corrections that fit no item or class."""
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for "
+                        "example {'accuracy': sklearn.metrics.accuracy_score}")
+    if corrections is not None and not isinstance(corrections, (Mapping, pd.Series)):
+        raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> "
+                        "label as in `vocab`")
+
+    y = labelled_of(interp)
+    p = interp.predicted
+    kept = ~flagged_of(interp)
+    name = 'flagged corrected' if corrections is None else 'corrected by a reviewer'
+    variants = {'as given': (y, p), 'flagged left out': (y[kept], p[kept]),
+                name: (_corrected(interp, y, corrections), p)}
+    warn("metrics without the items that the model itself flags, or with its own predictions as "
+         "labels, flatter the model: report those on the given labels, or on labels that a "
+         "reviewer corrected", stacklevel=2)
+    return bootstrap_metrics(variants, metrics or METRICS[interp.task], n_boot=n_boot, seed=seed)
+
+
+def _corrected(interp, y, corrections):
+    fixed = np.array(y)
+    if corrections is None:
+        flagged = flagged_of(interp)
+        fixed[flagged] = interp.predicted[flagged]
+        # Pixels without a label stay so: nothing says whether the model is right there
+        return np.where(y < 0, y, fixed) if interp.task == 'segmentation' else fixed
+
+    for i, label in dict(corrections).items():
+        if not (isinstance(i, (int, np.integer)) and 0 <= i < len(y)):
+            raise ValueError(f"corrections has the position {i!r}: pass positions 0..{len(y) - 1}")
+        fixed[i] = _encoded(interp, label)
+    return fixed
+
+
+def _encoded(interp, label):
+    "A label of `corrections` as `given` holds it"
+    if interp.task == 'regression': return label
+    if interp.task == 'multilabel':
+        names = label.split(';') if isinstance(label, str) else label
+        if not (is_listy(names) or isinstance(names, (set, tuple))): names = [names]
+        names = [o for o in names if o != '']
+        for o in names: _check_known(interp, o)
+        return [o in names for o in interp.vocab]
+    if interp.task != 'classification':
+        raise TypeError(f"corrections of {interp.task} labels are not supported: leave them out")
+    _check_known(interp, label)
+    return list(interp.vocab).index(label)
+
+
+def _check_known(interp, label):
+    if label not in interp.vocab:
+        raise ValueError(f"corrections has the label {label!r}, which is not in the vocab: pass "
+                         "one of its names")
+
+
+def _f1_macro(y, p): return skm.f1_score(y, p, average='macro', zero_division=0)
+def _f1_micro(y, p): return skm.f1_score(y, p, average='micro', zero_division=0)
+def _pixel_accuracy(y, p): return (y == p)[y >= 0].mean()
+
+
+METRICS = {'classification': {'accuracy': skm.accuracy_score, 'f1_macro': _f1_macro},
+           'multilabel': {'f1_micro': _f1_micro, 'f1_macro': _f1_macro},
+           'regression': {'mae': skm.mean_absolute_error, 'r2': skm.r2_score},
+           'segmentation': {'pixel_accuracy': _pixel_accuracy}}
+
+
+def bootstrap_metrics(
+    variants: Mapping[str, tuple[np.ndarray, np.ndarray]],  # Name -> (true labels, predictions)
+    metrics: Metrics,  # Name -> function of true labels and predictions
+    *,
+    n_boot: int = 1000,  # Bootstrap samples
+    seed: int = 42,  # Seed of the samples
+) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
+    """Each metric on each variant with its 95 % percentile bootstrap interval over the items (Efron
+    1979; scipy's `bootstrap`), NaN for a single item. A variant without items has no rows. Labels
+    below 0, as of pixels without one, do not count in pixel accuracy."""
+    rows = []
+    for variant, (y, p) in variants.items():
+        if not len(y): continue
+        for name, f in metrics.items():
+            rows.append((variant, name, float(f(y, p)), *_interval(f, y, p, n_boot, seed), len(y)))
+    return pd.DataFrame(rows, columns=['labels', 'metric', 'value', 'low', 'high', 'items'])
+
+
+def _interval(f, y, p, n_boot, seed):
+    if len(y) < 2: return np.nan, np.nan
+    # Positions are drawn, so that label and prediction stay together; batches bound the memory
+    ends = bootstrap((np.arange(len(y)),), lambda at: float(f(y[at], p[at])), batch=64,
+                     vectorized=False, n_resamples=n_boot, method='percentile',
+                     rng=np.random.default_rng(seed)).confidence_interval
+    return float(ends.low), float(ends.high)

@@ -28,7 +28,7 @@ def report(tmp_path_factory):
     images = [rng.random((8, 8)), rng.integers(0, 256, (224, 300, 3), dtype=np.uint8), rng.random((32, 32, 3)),
               rng.integers(0, 256, (40, 40, 4), dtype=np.uint8), np.ones((2, 4000))]
     shown = [*images, *HOSTILE, *map(Unreadable, HOSTILE)]
-    rows = [dict(shown=o, cells=dict(given=h, predicted=(h, 'b'), confidence=.5, label_quality=1e-9, item=h))
+    rows = [dict(shown=o, cells=dict(given=h, predicted=(h, 'b'), confidence=.5, label_quality=1e-9, id=h))
             for o, h in zip(shown, HOSTILE*3)]
     df = pd.DataFrame([HOSTILE]*2, columns=pd.Index(HOSTILE, dtype=object), dtype=object)
     text = page(HOSTILE[2], summary={**dict.fromkeys(HOSTILE, 1437), 'x': HOSTILE[0]}, warnings=HOSTILE,

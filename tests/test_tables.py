@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
-from fastai_clean.interpret.evaluate import METRICS, bootstrap_metrics
+from fastai_clean.interpret.tables import METRICS, bootstrap_metrics
 
 
 def test_interval_of_accuracy_is_that_of_a_proportion():

@@ -1,5 +1,6 @@
 "The page of the report: hostile data stays text, whatever it holds"
 import base64
+import re
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -8,9 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
-from fastai_clean._images import thumbnail
+from fastai_clean.interpret import report
 from fastai_clean.interpret.report import page
 from fastai_clean.plots import Unreadable
 
@@ -75,7 +77,7 @@ def hostile():
     df = pd.DataFrame([names], columns=pd.Index(names, dtype=object), index=pd.Index(names[:1], name=names[1]),
                       dtype=object)
     return Tree(page(names[0], summary={o: o for o in names}, warnings=names, tables=[(names[1], df)],
-                     rows=[row(o, item=o, given=o, predicted=(o, o), **{o: o}) for o in names] +
+                     rows=[row(o, id=o, given=o, predicted=(o, o), **{o: o}) for o in names] +
                           [row(Unreadable(o)) for o in names],
                      pictures=[(names[3], bar)], how={o: [o] for o in names}))
 
@@ -118,6 +120,21 @@ def test_page_is_utf8_with_a_policy_against_loading():
     assert 'url(' not in text and '@import' not in text and 'http:' not in text and 'https:' not in text
 
 
+def test_nothing_in_the_template_goes_round_the_escaping():
+    folder = Path(report.__file__).parent
+    template = (folder/'report.html.jinja').read_text(encoding='utf-8')
+    assert not re.search(r'\|\s*safe\b|Markup|autoescape', template)
+    assert not re.search('Markup|autoescape=False|select_autoescape', Path(report.__file__).read_text(encoding='utf-8'))
+
+
+def test_data_that_calls_itself_safe_markup_is_escaped_all_the_same():
+    bad = Markup('<b>x</b>')
+    df = pd.DataFrame({bad: [bad]}, index=pd.Index([bad], name=bad), dtype=object)
+    text = page(bad, summary={bad: bad}, warnings=[bad], tables=[(bad, df)], how={bad: [bad]},
+                pictures=[(bad, bar)], rows=[row(bad, given=bad, predicted=bad), row(Unreadable(bad))])
+    assert '<b>' not in text and text.count('&lt;b&gt;x&lt;/b&gt;') == 20
+
+
 def test_rows_become_cards_of_their_kind():
     tree = Tree(page('t', summary={}, rows=[row('text'), row(np.zeros((8, 8))), row(Unreadable('file is gone')),
                                             row(np.zeros((8, 8, 5))), row(None)]))
@@ -150,7 +167,7 @@ def test_values_are_written_as_people_do(value, text): assert cells(x=value) == 
 
 def test_names_that_are_numbers_stay_as_they_are():
     df = pd.DataFrame({'given': [2019], 'count': [2019]}, index=pd.Index([1234], name='class'))
-    rows = [row('x', given=2019, predicted=2020, item=np.int64(1234))]
+    rows = [row('x', given=2019, predicted=2020, id=np.int64(1234))]
     tree = Tree(page('t', summary={}, tables=[('c', df)], rows=rows))
     assert tree.texts('td') == ['2019', '2,019'] and tree.texts('th') == ['class', 'given', 'count', '1234']
     assert tree.texts('h3') == ['given 2019 → predicted 2020'] and tree.texts('dd') == ['.913', '1234']
@@ -183,32 +200,6 @@ def test_picture_without_axes_says_so_and_a_failing_one_leaves_no_figure():
 
 def _pixels(uri):
     return np.asarray(Image.open(BytesIO(base64.b64decode(uri.split(',')[1]))).convert('RGB'))
-
-
-@pytest.mark.parametrize('image, expected', [
-    (np.uint8([[0, 200]]), [[0, 200]]), ([[0., 1.]], [[0, 255]]), ([[.5, .25]], [[128, 64]]), ([[0, 1]], [[0, 1]]),
-    ([[0., 255.]], [[0, 255]]), ([[True, False]], [[255, 0]]), (np.uint16([[0, 65535]]), [[0, 255]]),
-    ([[-1., 1.]], [[0, 255]]), ([[np.nan, np.inf]], [[0, 0]]), ([[7000, 7000]], [[0, 0]]),
-    (np.uint8([[[9], [8]]]), [[9, 8]]), (np.uint8([[[1, 2, 3]]]), [[[1, 2, 3]]])])
-def test_thumbnail_keeps_the_pixels_of_small_images(image, expected):
-    data, mime, *size = thumbnail(image)
-    im = Image.open(BytesIO(data))
-    assert mime == 'image/png' and size == [*im.size] and np.asarray(im).tolist() == expected
-
-
-def test_thumbnail_is_small_and_keeps_the_shape():
-    noise = np.random.default_rng(0).integers(0, 256, (300, 600, 3), dtype=np.uint8)
-    data, mime, width, height = thumbnail(noise)
-    assert (mime, width, height) == ('image/jpeg', 160, 80) and Image.open(BytesIO(data)).size == (160, 80)
-    assert thumbnail(np.zeros((300, 300)))[1] == 'image/png'
-    assert thumbnail(np.zeros((1, 5000)), size=50)[2:] == (50, 1)
-    assert Image.open(BytesIO(thumbnail(np.full((90, 90, 4), 7, np.uint8))[0])).mode == 'RGBA'
-
-
-@pytest.mark.parametrize('image', [np.zeros(3), np.zeros((0, 3)), np.zeros((2, 2, 2)), 'text', None,
-                                   np.zeros((2, 2), complex)])
-def test_what_is_no_image_is_named(image):
-    with pytest.raises(ValueError, match='image has shape'): thumbnail(image)
 
 
 def test_report_of_100_photographs_is_a_few_megabytes():
