@@ -1,9 +1,8 @@
-"Every batch's positions, proven by items that are their own positions"
+"The positions of every batch, proven by items that are their own positions"
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import digit_dls, tiny_learn
 from fastai.callback.core import Callback
 from fastai.callback.data import PartialDL, WeightedDL
 from fastai.data.core import TfmdDL
@@ -12,6 +11,7 @@ from fastai.tabular.all import CategoryBlock, FillMissing, TabDataLoader, Tabula
 from fastai.tabular.data import TabWeightedDL
 from fastai.text.data import LMDataLoader, SortedDL
 from fastai.torch_basics import Transform
+from helpers import digit_dls, tiny_learn
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset, TensorDataset, WeightedRandomSampler
 

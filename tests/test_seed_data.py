@@ -1,4 +1,4 @@
-"examples/seed_data.py: the seed's data directory, written from small data in the true layout, and its table"
+"examples/seed_data.py: the data directory of the seed, from small data in the true layout"
 import csv
 import runpy
 from pathlib import Path
@@ -6,14 +6,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import tweet
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
 SCRIPT = Path(__file__).parents[1]/'examples/seed_data.py'
 SHARED = Path(__file__).parents[2]/'shared/data'
-ns = runpy.run_path(str(SCRIPT))
-main, score_table, csv_path, read_tweets = (ns[o] for o in ('main', 'score_table', 'csv_path', 'read_tweets'))
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(SCRIPT.parent)
+    ns = runpy.run_path(str(SCRIPT))
+main = ns['main']
+score_table = ns['score_table']
+csv_path = ns['csv_path']
+read_tweets = ns['read_tweets']
 shared = pytest.mark.skipif(not SHARED.exists(), reason=f'{SHARED} is not here')
 
 LABELS = [f'noisy_labels_{o}' for o in (0, 1, 5, 25, 50)]
@@ -160,12 +166,6 @@ def test_table_of_the_seeds_own_files_is_the_published_one():
         (50, smooth, rate): (.990, .890, .937), (50, smooth, both): (.992, .866, .925),
         (50, plain, rate): (.989, .889, .937), (50, plain, both): (.991, .868, .926)}
     assert table.groupby('noise').planted.unique().str[0].to_dict() == {5: 474, 25: 2368, 50: 4735}
-
-
-def tweet(i, label):
-    "A tweet whose words give its class away, with what breaks careless readers"
-    words = 'deaths confirmed hospital report' if label == 'INFORMATIVE' else 'home feeling music today'
-    return f'"{i} <b>&amp; $x$ ' + ('#COVID-19, @USER #Stay ' if i // 2 % 2 else 'HTTPURL ') + words
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from fastai.text.all import AWD_LSTM, SortedDL
 from fastai.torch_core import params, set_seed, to_detach
 from fastcore.xtras import Config
 from filelock import FileLock
+from helpers import quiet
 from sklearn.metrics import average_precision_score, f1_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
@@ -34,16 +36,16 @@ from transformers import (
     RobertaConfig,
 )
 
-from fastai_clean import datasets as download
+from fastai_clean import datasets
+from fastai_clean import text as texts
 from fastai_clean.all import (
     CleanInterpretation,
     ConfidentLearningCallback,
     SoftPseudoLabelCallback,
     TrainingDynamicsCallback,
 )
-from fastai_clean.app.predict import predict_text
+from fastai_clean.app import predict_text
 from fastai_clean.text import (
-    awd,
     covid_tweets,
     informative_f1,
     save_encoder,
@@ -63,10 +65,7 @@ SMALL = dict(emb_sz=16, n_hid=24, n_layers=2)
 quick = dict(n_hid=32, epochs=6, n_folds=2, bs=16, lr=2e-2)
 
 
-def tweet(i, label):
-    "A tweet whose words give its class away, with what breaks careless readers"
-    words = 'deaths confirmed hospital report' if label == NAMES[0] else 'home feeling music today'
-    return f'"{i} <b>&amp; $x$ ' + ('#COVID-19, @USER #Stay ' if i // 2 % 2 else 'HTTPURL ') + words + ' so'*(i % 7)
+def tweet(i, label): return helpers.tweet(i, label) + ' so'*(i % 7)
 
 
 def write(root, name, start, end, header=False):
@@ -108,12 +107,6 @@ def config():
     return BertConfig(vocab_size=200, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
                       max_position_embeddings=64, hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
                       initializer_range=.2)
-
-
-def quiet(learn):
-    learn.remove_cb(learn.progress)
-    learn.logger = lambda *_: None
-    return learn
 
 
 @pytest.fixture
@@ -234,7 +227,7 @@ def test_awd_lstm_from_scratch_learns_and_its_folds_find_planted_errors(df):
 def weights(tmp_path, monkeypatch):
     "Where fastai keeps archives, with an address that nobody answers"
     home = Config(Path(tmp_path), 'config.ini', create=dict(data='data', archive='archive', model='models'))
-    for module in (awd, download): monkeypatch.setattr(module, 'fastai_cfg', lambda: home)
+    for module in (texts, datasets): monkeypatch.setattr(module, 'fastai_cfg', lambda: home)
     monkeypatch.setattr('fastai.data.external.fastai_cfg', lambda: home)
     monkeypatch.setitem(learner._model_meta[AWD_LSTM], 'url', 'http://127.0.0.1:9/wt103-fwd.tgz')
     (tmp_path/'archive').mkdir()
@@ -412,10 +405,10 @@ def test_empty_texts_and_a_tokenizer_without_special_tokens_train(df, tokenizer,
 
 
 def test_what_cannot_be_loaded_is_named(df, config, tokenizer, make, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match='is no folder of a Hugging Face model'): make(df, tmp_path, None)
+    with pytest.raises(ValueError, match='is not a folder of a Hugging Face model'): make(df, tmp_path, None)
     with pytest.raises(ValueError, match='pass tokenizer='): make(df, config, None)
     for name in ('./no', 'no/such/folder', Path('no/such')):
-        with pytest.raises(FileNotFoundError, match=f'model {name} is no folder'): make(df, name, None)
+        with pytest.raises(FileNotFoundError, match=f'model {name} is not a folder'): make(df, name, None)
     small = BertConfig(vocab_size=50, hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
     with pytest.raises(ValueError, match='tokens, but the model 50'): make(df, small)
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
@@ -429,9 +422,9 @@ def test_what_cannot_be_loaded_is_named(df, config, tokenizer, make, tmp_path, m
 @pytest.mark.parametrize('change, match', [
     (lambda o: o.drop(columns='label'), 'lacks the column label'), (lambda o: o.assign(text=None), 'missing values in'),
     (lambda o: o.assign(is_valid=True), 'is_valid'), (lambda o: o.text.tolist(), 'df is a list'),
-    (lambda o: o.assign(is_valid=o.is_valid.astype(str)), 'no booleans'),
-    (lambda o: o.assign(text=range(len(o))), 'no text of UTF-8, first 0 in row 0'),
-    (lambda o: o.assign(text=pd.Series('\ud800', o.index, object)), r"no text of UTF-8, first '\\ud800' in row 0"),
+    (lambda o: o.assign(is_valid=o.is_valid.astype(str)), 'not booleans'),
+    (lambda o: o.assign(text=range(len(o))), 'not text of UTF-8, first 0 in row 0'),
+    (lambda o: o.assign(text=pd.Series('\ud800', o.index, object)), r"not text of UTF-8, first '\\ud800' in row 0"),
     (lambda o: o.assign(label=o.label.where(~o.is_valid, 'new')), "label that no training row has, first 'new'")])
 def test_frames_that_are_none_of_tweets_are_refused(change, match, df, make):
     for made in (make, partial(tweet_learner, pretrained=False)):
@@ -492,7 +485,7 @@ def test_script_takes_a_transformers_folder_one_step_at_a_time(folder, tmp_path,
 
 def test_fits_of_other_data_or_settings_never_mix(folder, tmp_path, main, monkeypatch):
     args = dict(out=tmp_path/'out', noise='15', smoothing='no', **quick | dict(epochs=1))
-    with pytest.raises(SystemExit, match='model ./no is no folder'): main(path=folder, model='./no', **args)
+    with pytest.raises(SystemExit, match='model ./no is not a folder'): main(path=folder, model='./no', **args)
     with monkeypatch.context() as m:
         m.setattr('shutil.rmtree', lambda *args, **kwargs: None)
         table = main(path=folder, **args)

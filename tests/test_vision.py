@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, digit_dls, quiet, tiny_learn
 from fastai.data.external import URLs
 from fastai.layers import ConvLayer
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropy
 from fastai.torch_core import params, set_seed
 from fastai.vision.learner import vision_learner
 from fastai.vision.models import resnet18, resnet34, resnet50, xresnet
+from helpers import DIGITS, digit_dls, quiet, tiny_learn
 from PIL import Image
 from torch import nn
 
+from fastai_clean import datasets, vision
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
-from fastai_clean import datasets as vision_data
 from fastai_clean.vision import (
     gradual_unfreeze,
     imagenette_dls,
@@ -30,7 +30,6 @@ from fastai_clean.vision import (
     noisy_imagenette,
     noisy_mnist,
 )
-from fastai_clean import vision as vision_learners
 
 LEVELS = 0, 1, 5, 25, 50
 CLASSES = ['n01440764', 'n02102040', 'n02979186']
@@ -95,12 +94,12 @@ def test_wrong_argument_or_folder_is_named(folder, tmp_path):
         (tmp_path/'noisy_imagenette.csv').write_text(f'path,noisy_labels_0,noisy_labels_5,is_valid\n{name},x,x,False\n')
         with pytest.raises(error, match=match): noisy_imagenette(tmp_path)
     for row, match in (('a.JPEG,,x,False', 'missing values in true_label'), (',x,x,False', 'missing values in path'),
-                       ('a.JPEG,x,x,yes', "no booleans, first 'yes'")):
+                       ('a.JPEG,x,x,yes', "not booleans, first 'yes'")):
         (tmp_path/'noisy_imagenette.csv').write_text(f'path,noisy_labels_0,noisy_labels_5,is_valid\n{row}\n')
         with pytest.raises(ValueError, match=f'noisy_imagenette.csv is not as it was published: .*{match}'):
             noisy_imagenette(tmp_path)
     (tmp_path/'noisy_imagenette.csv').write_bytes(b'')
-    with pytest.raises(ValueError, match='noisy_imagenette.csv is no CSV'): noisy_imagenette(tmp_path)
+    with pytest.raises(ValueError, match='noisy_imagenette.csv is not a CSV'): noisy_imagenette(tmp_path)
 
 
 @pytest.mark.parametrize('size, woof, url', [(160, False, 'IMAGENETTE_160'), (320, False, 'IMAGENETTE_320'),
@@ -108,7 +107,7 @@ def test_wrong_argument_or_folder_is_named(folder, tmp_path):
                                              (320, True, 'IMAGEWOOF_320'), ('full', True, 'IMAGEWOOF')])
 def test_each_version_has_its_own_address(size, woof, url, monkeypatch):
     asked = []
-    monkeypatch.setattr(vision_data, 'fetch', asked.append)
+    monkeypatch.setattr(datasets, 'fetch', asked.append)
     imagenette_path(size, woof)
     assert asked == [getattr(URLs, url)]
 
@@ -134,8 +133,8 @@ def test_dls_of_a_frame_without_what_they_need_are_refused(folder):
     with pytest.raises(ValueError, match='df has no folder'): imagenette_learner(df=df, pretrained=False)
     strange = df.label.where(df.is_valid != True, 'x')  # noqa: E712
     for change, match in ((dict(label=df.label.where(df.index != 3)), r'1 missing values in label, first nan in row 3'),
-                          (dict(is_valid=df.is_valid.astype(str)), "no booleans, first '(True|False)' in row 0"),
-                          (dict(path=df.index), 'values in path that are no text'),
+                          (dict(is_valid=df.is_valid.astype(str)), "not booleans, first '(True|False)' in row 0"),
+                          (dict(path=df.index), 'values in path that are not text'),
                           (dict(label=strange), "a label that no training row has, first 'x' in row")):
         with pytest.raises(ValueError, match=match): imagenette_dls(df.assign(**change), folder.path)
     with pytest.raises(TypeError, match='df is a list'): imagenette_dls([1], folder.path)
@@ -199,7 +198,7 @@ def test_timm_name_goes_to_vision_learner_as_it_is(folder, monkeypatch):
         asked.append(arch)
         return real(dls, tiny, **kwargs)
     monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(is_model=lambda o: o == 'convnext_tiny'))
-    monkeypatch.setattr(vision_learners, 'vision_learner', spy)
+    monkeypatch.setattr(vision, 'vision_learner', spy)
     imagenette_learner(arch='convnext_tiny', pretrained=False, path=folder.path, woof=folder.woof, **SMALL)
     assert asked == ['convnext_tiny']
 
@@ -256,7 +255,7 @@ def test_planted_errors_are_the_wanted_share_of_training_and_move_no_file(mnist,
 
 def test_planted_errors_fall_on_every_other_class_alike():
     true = np.repeat(np.array(list('0123456789')), 2000)
-    label = vision_data._plant(true, .5, 0)
+    label = datasets._planted(true, .5, 0)
     counts = pd.crosstab(true, label).to_numpy()
     off = counts[~np.eye(10, dtype=bool)]
     assert counts.sum() - np.trace(counts) == 10_000 and abs(off - 10_000/90).max() < 5*np.sqrt(10_000/90)
@@ -279,14 +278,14 @@ def test_image_outside_the_classes_folders_is_named(mnist, tmp_path):
     with pytest.raises(ValueError, match="stray.png, which lies in no class's folder"): noisy_mnist(tmp_path/'mnist')
 
 
-def test_folder_that_is_no_mnist_is_named(mnist, tmp_path, monkeypatch):
+def test_folder_without_mnist_is_named(mnist, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='lacks images in training and testing'): noisy_mnist(tmp_path)
     (tmp_path/'training').mkdir()
     (tmp_path/'testing').mkdir()
     with pytest.raises(FileNotFoundError, match='lacks images in training and testing'): noisy_mnist(tmp_path)
     with pytest.raises(ValueError, match='pct_noise is 101: pass per cent'): noisy_mnist(mnist, 101)
-    monkeypatch.setattr(vision_data, 'fetch', lambda url: mnist)
+    monkeypatch.setattr(datasets, 'fetch', lambda url: mnist)
     with pytest.raises(FileNotFoundError, match='holds 580 images where MNIST has 70000: delete the folder'):
         noisy_mnist()
-    monkeypatch.setattr(vision_data, 'MNIST_ITEMS', 580)
+    monkeypatch.setattr(datasets, 'MNIST_ITEMS', 580)
     assert len(mnist_learner(arch=tiny, num_workers=0).dls.train_ds) == 500

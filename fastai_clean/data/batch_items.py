@@ -11,41 +11,51 @@ from torch.utils.data import IterableDataset
 
 KEY = 'fastai_clean_positions'
 
+# Counting along, `get_idxs` in chunks of the batch size, would be shorter. But one item that raises
+# SkipItemException shifts every position behind it, and nobody would notice.
+
 
 class BatchItems:
-    """Between `start` and `stop`, `idxs` (bs,), a LongTensor on the CPU, holds the positions in `dl.dataset` of the
-    items of the batch that `dl` gave last.
+    """Between `start` and `stop`, `idxs` (bs,) holds the positions in `dl.dataset` of the items of
+    the batch that `dl` gave last: a LongTensor on the CPU.
 
-    The position goes with each item through workers, skipped items, sorting and weights, and is taken off before the
-    batch is seen; batches and random numbers stay what they are. Several may follow one DataLoader at a time. Read
-    `idxs` in `before_batch`: another pass over `dl` changes it. Where the data set's items are whole batches
-    (`bs=None`), it is the one position of each. Raises TypeError for a DataLoader whose items have no position: of an
-    iterable data set, a language model's, distributed, or with persistent workers."""
+    The position goes with each item through workers, skipped items, sorting and weights, and is
+    taken off before the batch is seen; batches and random numbers stay what they are. Several may
+    follow one DataLoader at a time. Read `idxs` in `before_batch`: another pass over `dl` changes
+    it. If the items of the data set are whole batches (`bs=None`), it is the one position of each.
+
+    Raises TypeError for a DataLoader whose items have no position: of an iterable data set, a
+    language model's, distributed, or with persistent workers."""
 
     def __init__(self,
-        dl,  # fastai or torch DataLoader over a data set that can be indexed
+        dl: DataLoader | TorchLoader,  # A DataLoader over a data set that can be indexed
     ):
-        ours = isinstance(dl, DataLoader) and dl.indexed and not isinstance(dl, LMDataLoader) and \
-            getattr(dl.create_batches, '__func__', None) is DataLoader.create_batches
-        if not ours and (not isinstance(dl, TorchLoader) or isinstance(dl.dataset, IterableDataset)):
+        ours = _is_plain(dl)
+        iterable = isinstance(getattr(dl, 'dataset', None), IterableDataset)
+        if not ours and (not isinstance(dl, TorchLoader) or iterable):
             found = f"{type(dl).__name__} over a {type(getattr(dl, 'dataset', None)).__name__}"
-            raise TypeError(f"the DataLoader is a {found}, whose items have no position: use fastai's or torch's "
-                            "DataLoader over a data set with __getitem__")
+            raise TypeError(f"the DataLoader is a {found}, whose items have no position: use "
+                            "fastai's or torch's DataLoader over a data set with __getitem__")
         if getattr(dl, 'persistent_workers', False):
-            raise TypeError("the DataLoader has persistent workers, which keep the data set as it was: pass "
-                            "persistent_workers=False")
-        self.dl, self.kind, self.on = dl, _Fastai if ours else _Torch, None
+            raise TypeError("the DataLoader has persistent workers, which keep the data set as it "
+                            "was: pass persistent_workers=False")
 
-    def start(self):
+        self.dl = dl
+        self.kind = _Fastai if ours else _Torch
+        self.on = None
+
+    def start(self) -> 'BatchItems':
         "Follow the DataLoader from its next iteration on"
         if self.on is None:
+            # Two wrappers, one in the other, could not be taken off in any order: they share one
             self.on = _followed.get(self.dl) or self.kind(self.dl)
             _followed[self.dl] = self.on
             self.on.users += 1
         return self
 
-    def stop(self):
-        "Leave the DataLoader as it was, once the last that follows it stops; not within a pass over it"
+    def stop(self) -> None:
+        """Leave the DataLoader as it was, once the last that follows it stops; not within a pass
+        over it"""
         if self.on is None: return
         self.on.users -= 1
         if not self.on.users:
@@ -54,7 +64,7 @@ class BatchItems:
         self.on = None
 
     @property
-    def idxs(self):
+    def idxs(self) -> torch.Tensor:
         "Positions (bs,) of the items of the batch that was given last; empty before the first"
         return self.on.idxs
 
@@ -62,13 +72,25 @@ class BatchItems:
 _followed = WeakKeyDictionary()
 
 
+def _is_plain(dl):
+    """Whether `dl` is a fastai DataLoader that makes its batches of indexed items in fastai's own
+    way"""
+    if not isinstance(dl, DataLoader) or isinstance(dl, LMDataLoader) or not dl.indexed:
+        return False
+    # DistributedDL overrides it, and a user may pass another as an argument
+    return getattr(dl.create_batches, '__func__', None) is DataLoader.create_batches
+
+
 class _Followed:
     "A DataLoader with other attributes for a while"
     def __init__(self, dl, names):
-        self.dl, self.users, self.idxs = dl, 0, torch.zeros(0, dtype=torch.long)
+        self.dl = dl
+        self.users = 0
+        self.idxs = torch.zeros(0, dtype=torch.long)
         self.before = {o: vars(dl)[o] for o in names if o in vars(dl)}
         self.names = names
 
+    # Into `vars`, since torch forbids to set `dataset` once a DataLoader is made
     def put(self, **attrs): vars(self.dl).update(attrs)
 
     def restore(self):
@@ -83,29 +105,34 @@ class _Followed:
 
 
 class _Fastai(_Followed):
+    """A fastai DataLoader: `do_item` adds the position, `do_batch` gathers it, `after_batch` drops
+    it"""
     def __init__(self, dl):
         super().__init__(dl, ('do_item', 'do_batch', 'after_batch'))
-        self.item_of, self.batch_of, after = dl.do_item, dl.do_batch, dl.after_batch
-        self.put(do_item=self.do_item, do_batch=self.do_batch, after_batch=_Bare(after, self))
+        self.item_of = dl.do_item
+        self.batch_of = dl.do_batch
+        self.put(do_item=self.do_item, do_batch=self.do_batch,
+                 after_batch=_Bare(dl.after_batch, self))
 
     def do_item(self, s):
         item = self.item_of(s)
+        # None is what fastai makes of SkipItemException
         return None if item is None else (s, item)
 
     def do_batch(self, b):
-        idxs, items = ([b[0]], b[1]) if self.dl.prebatched else (list(o) for o in zip(*b))
+        idxs, items = _unzipped(b, self.dl.prebatched)
         batch = self.batch_of(items)
         return batch if None in idxs else {KEY: np.array(idxs, dtype=np.int64), 'batch': batch}
 
     def bare(self, batch):
-        "As above; pinned memory makes a list of a tuple"
         batch = super().bare(batch)
+        # Pinning memory makes a list of a tuple that is in a dict
         return tuple(batch) if self.dl.pin_memory and type(batch) is list else batch
 
 
 class _Bare(Pipeline):
-    """A DataLoader's batch transforms, for batches that carry positions; what is set on it is set on them. A copy for
-    another DataLoader is the transforms alone, or lets its batches through."""
+    """A DataLoader's batch transforms, for batches that carry positions; what is set on it is set
+    on them. A copy for another DataLoader is the transforms alone, or lets its batches through."""
     def __init__(self, after, followed): vars(self).update(after=after, followed=followed)
     def __call__(self, o): return self.after(self.followed.bare(o))
     def __setattr__(self, name, value): setattr(self.after, name, value)
@@ -117,16 +144,19 @@ class _Bare(Pipeline):
 
 
 class _Torch(_Followed):
+    "A torch DataLoader: its iterator is made over numbered items"
     def __init__(self, dl):
         super().__init__(dl, ('_get_iterator',))
         self.iterator = dl._get_iterator
         self.put(_get_iterator=self.bare_iterator)
 
     def bare_iterator(self):
-        "torch's iterator, which takes data set and collate_fn over as it is made, of numbered items"
         dl = self.dl
-        dataset, collate_fn = dl.dataset, dl.collate_fn
-        self.put(dataset=_Numbered(dataset), collate_fn=_Collate(collate_fn, dl.batch_sampler is None))
+        dataset = dl.dataset
+        collate_fn = dl.collate_fn
+        # The iterator takes both over as it is made, so that they can be put back at once
+        one = dl.batch_sampler is None
+        self.put(dataset=_Numbered(dataset), collate_fn=_Collate(collate_fn, one))
         try: return map(self.bare, self.iterator())
         finally: self.put(dataset=dataset, collate_fn=collate_fn)
 
@@ -135,6 +165,7 @@ class _Numbered:
     "A data set whose items come with their positions"
     def __init__(self, ds):
         self.ds = ds
+        # torch calls it, if it is there, to read a whole batch at once
         if getattr(ds, '__getitems__', None): self.__getitems__ = self.items
 
     def items(self, idxs): return list(zip(idxs, self.ds.__getitems__(idxs), strict=True))
@@ -143,8 +174,18 @@ class _Numbered:
 
 
 class _Collate:
-    def __init__(self, f, one): self.f, self.one = f, one
+    "A collate function for numbered items; a class, since workers that are spawned pickle it"
+    def __init__(self, f, one):
+        self.f = f
+        self.one = one
 
     def __call__(self, b):
-        idxs, items = ([b[0]], b[1]) if self.one else (list(o) for o in zip(*b))
+        idxs, items = _unzipped(b, self.one)
         return {KEY: np.array(idxs, dtype=np.int64), 'batch': self.f(items)}
+
+
+def _unzipped(b, one):
+    "Positions and items of a batch, or of `one` numbered item that is a batch itself"
+    if one: return [b[0]], b[1]
+    idxs, items = zip(*b)
+    return list(idxs), list(items)

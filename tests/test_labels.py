@@ -1,0 +1,73 @@
+"Labels, tasks and ids, read from a data set"
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.data.load import DataLoader
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from fastai.torch_core import TensorMultiCategory
+from fastai.vision.core import TensorMask, TensorPoint
+from helpers import DIGITS, digit_dls
+from torch.nn import functional as F
+
+from fastai_clean.data import ids_of, labels_of
+from fastai_clean.data.labels import is_binary_loss, task_of
+
+
+def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
+    class Items:
+        def __init__(self, items): self.items = items
+        def __len__(self): return len(self.items)
+    assert ids_of(Items([tmp_path/'a'/'b.png']), tmp_path) == ['a/b.png']
+    assert ids_of(Items(pd.DataFrame({'x': [1, 2]}, index=[7, 'k']))) == ['7', 'k']
+    short, long, lines = ids_of(Items(['hello', 'x'*500, 'a\nb']))
+    assert short == 'hello' and long != lines
+    assert long.startswith('sha1:') and lines.startswith('sha1:')
+    assert ids_of(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
+    assert ids_of(Items([7, np.int64(9)])) == ['7', '9'] and ids_of([10, 20]) == ['0', '1']
+
+
+def test_labels_are_the_targets_of_the_data_set_and_its_vocab():
+    labels = labels_of(digit_dls(range(30), range(30, 40)).train)
+    assert labels.targets.tolist() == DIGITS.target[:30].tolist()
+    assert labels.vocab == list(range(10)) and labels.c == 10 and labels.task == 'classification'
+
+
+class Pairs(list):
+    "A plain data set of (input, target)"
+    def __init__(self, targets): super().__init__((torch.zeros(2), o) for o in targets)
+
+
+@pytest.mark.parametrize('targets, binary, task, shape', [
+    ([0, 2, 1], False, 'classification', (3,)), ([.5, 2.], False, 'regression', (2,)),
+    ([torch.tensor([1., 0]), torch.tensor([1., 1])], False, 'regression', (2, 2)),
+    ([torch.tensor([1., 0]), torch.tensor([1., 1])], True, 'multilabel', (2, 2))])
+def test_task_of_plain_targets_follows_their_type_and_the_loss(targets, binary, task, shape):
+    labels = labels_of(DataLoader(Pairs(targets), bs=1), binary)
+    assert labels.task == task and labels.targets.shape == shape
+
+
+@pytest.mark.parametrize('targets, error, match', [
+    ([], ValueError, 'the data set is empty'),
+    ([0, -1, 7], ValueError, '1 labels are outside the vocab, first that of item 1'),
+    ([1., float('nan')], ValueError, '1 labels are missing or infinite, first that of item 1'),
+    ([torch.ones(1), torch.ones(2)], ValueError, 'different lengths'),
+    ([0, 'x'], ValueError, "the label of item 1 is 'x'"), (['a', 'b'], TypeError, 'of type str')])
+def test_labels_that_cannot_be_used_are_named(targets, error, match):
+    with pytest.raises(error, match=match): labels_of(DataLoader(Pairs(targets), bs=1))
+
+
+@pytest.mark.parametrize('target, task', [
+    (TensorMultiCategory([1., 0]), 'multilabel'), (np.float32(1), 'regression'),
+    (TensorMask(torch.zeros(2, 2).long()), 'segmentation'), (3, 'classification'),
+    (torch.zeros(3, 3).long(), 'segmentation')])
+def test_task_follows_fastais_types(target, task): assert task_of(target) == task
+
+
+def test_points_are_no_numbers_to_predict():
+    with pytest.raises(TypeError, match='of type TensorPoint'): task_of(TensorPoint(torch.zeros(2)))
+
+
+def test_binary_losses_are_known_in_every_form():
+    binary = BCEWithLogitsLossFlat(), torch.nn.BCELoss(), F.binary_cross_entropy_with_logits
+    assert all(map(is_binary_loss, binary)) and not is_binary_loss(CrossEntropyLossFlat())
