@@ -247,7 +247,8 @@ def dynamics_of(
     learn: Any,  # A Learner
 ) -> Dynamics | None:
     "The Dynamics of the training set of `learn`, as `learn.dynamics` gives it"
-    return _dynamics.get(learn)
+    # Without fastai_clean.learner, `learn.dynamics = ...` sets a plain attribute: believe it all the same
+    return vars(learn).get('dynamics', _dynamics.get(learn))
 
 
 def set_dynamics(
@@ -255,6 +256,7 @@ def set_dynamics(
     value: Dynamics | None,  # Its Dynamics; None: forget them
 ) -> None:
     "Set `learn.dynamics`. Raises TypeError for anything else than Dynamics or None"
+    vars(learn).pop('dynamics', None)
     if value is None: _dynamics.pop(learn, None)
     elif isinstance(value, Dynamics): _dynamics[learn] = value
     else:

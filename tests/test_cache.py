@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, digit_dls, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
@@ -22,23 +21,26 @@ from fastai.vision.all import (
     ImageDataLoaders,
     Normalize,
     Resize,
+    SegmentationDataLoaders,
     Transform,
     WeightedDL,
     accuracy,
     aug_transforms,
 )
 from fastcore.foundation import L
+from helpers import DIGITS, digit_dls, quiet, tiny_learn, tiny_model
+from PIL import Image
 from test_jobs import MAKERS
 from torch import nn
 from torch.nn import functional as F
 
+from fastai_clean._files import sibling
 from fastai_clean.all import ConfidentLearningCallback, EarlyLearningRegularizationCallback
-from fastai_clean.oof import cache
+from fastai_clean.oof import FitRecord, FoldLearners, FoldOptions, cache
 from fastai_clean.oof.cache import FoldCache
-from fastai_clean.oof.describe import describe
-from fastai_clean.oof.jobs import FoldJob, FoldResult
+from fastai_clean.oof.fingerprint import VERSIONS, fingerprint, run_fingerprint
 from fastai_clean.oof.fit import FoldLearner
-from fastai_clean.oof.runs import describe_run
+from fastai_clean.oof.job import FoldJob, FoldResult
 
 N, FOLDS = 60, 3
 
@@ -79,7 +81,8 @@ def reset(work, left=10**9): work.update(fold=0, fit=0, left=left)
 
 
 OPTS = {'adam': dict, 'sgd': lambda: dict(opt_func=partial(SGD, mom=.9)), 'ranger': lambda: dict(opt_func=ranger),
-        'adamw': lambda: dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))}
+        'adamw': lambda: dict(opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)),
+        'callback with a state': lambda: dict(cbs=[EarlyLearningRegularizationCallback()], mix=())}
 
 
 @pytest.mark.parametrize('opt', OPTS)
@@ -90,23 +93,15 @@ def test_interrupted_run_does_only_what_is_missing_and_gives_the_same(opt, tmp_p
     with pytest.raises(KeyboardInterrupt): probabilities(tmp_path/'cache', **OPTS[opt]())
     reset(work)
     assert np.array_equal(probabilities(tmp_path/'cache', **OPTS[opt]()), whole)
-    assert (work['fold'], work['fit']) == (2, 2)
+    # Two of three folds are missing after the last fit; each repeats all three fits
+    assert (work['fold'], work['fit']) == (2, 6)
     reset(work)
     assert np.array_equal(probabilities(tmp_path/'cache', **OPTS[opt]()), whole) and work['fold'] == 0
 
 
-def test_fold_whose_state_is_not_all_in_weights_and_optimizer_repeats_its_fits(tmp_path, work):
-    def cbs(): return dict(cbs=[EarlyLearningRegularizationCallback()], mix=())
-    whole = probabilities(**cbs())
-    reset(work, left=7)
-    with pytest.raises(KeyboardInterrupt): probabilities(tmp_path/'cache', **cbs())
-    assert not list((tmp_path/'cache').glob('*.pt'))
-    reset(work)
-    assert np.array_equal(probabilities(tmp_path/'cache', **cbs()), whole) and work['fit'] == 6
-
-
-@pytest.mark.parametrize('options', [lambda: dict(n_repeats=2), lambda: dict(average='epochs'),
-                                     lambda: dict(n_jobs=2)], ids=['repeats', 'average', 'processes'])
+@pytest.mark.parametrize('options', [
+    pytest.param(lambda: dict(n_repeats=2), id='repeats'), pytest.param(lambda: dict(average='epochs'), id='average'),
+    pytest.param(lambda: dict(n_jobs=2), id='processes', marks=pytest.mark.slow)])
 def test_every_option_goes_on_where_it_was(options, tmp_path, work):
     def fits(learn): learn.fine_tune(2, 1e-2)
     whole = probabilities(fits=fits, options=options)
@@ -141,12 +136,13 @@ OTHERS = {
     'average': dict(options=lambda: dict(average='epochs')), 'n_repeats': dict(options=lambda: dict(n_repeats=2)),
     'act': dict(options=lambda: dict(act=lambda o: o.softmax(1))),
     'folds': dict(options=lambda: dict(splits=np.arange(N) % 3)),
-    'labels': dict(labels=np.roll(DIGITS.target, 1)), 'items': dict(items=range(N)[::-1]), 'weights': dict(seed=2),
+    'labels': dict(labels=np.roll(DIGITS.target, 1)), 'ids': dict(items=range(N)[::-1]), 'weights': dict(seed=2),
     'hypers': dict(fits=lambda o: o.fine_tune(2, 1e-2, wd=.3)),
     'schedule': dict(fits=lambda o: o.fine_tune(2, 2e-2)), 'n_epoch': dict(fits=lambda o: o.fine_tune(2, 1e-2,
                                                                                                     freeze_epochs=2)),
     'Mine': dict(cbs=[Mine(2)]), 'loss': dict(loss_func=LabelSmoothingCrossEntropyFlat()),
-    'opt_func': dict(opt_func=SGD), 'batch_size': dict(bs=8)}
+    'opt_func': dict(opt_func=SGD), 'batch_size': dict(bs=8),
+    'cache_key': dict(options=lambda: dict(cache_key='edited my transform'))}
 
 
 ONE = dict(fits=lambda o: o.fine_tune(2, 1e-2), cbs=[Mine(1)])
@@ -313,26 +309,47 @@ def test_metrics_are_part_of_a_run(tmp_path):
         learn.fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
 
 
-SETTINGS = {'lr': 1e-4}
+@pytest.mark.parametrize('name', VERSIONS)
+def test_another_version_is_another_run(name, kept, work, monkeypatch):
+    monkeypatch.setitem(VERSIONS, name, '0.0.1')
+    with pytest.raises(ValueError, match=rf'differs by {name} \(.*now 0.0.1'): probabilities(kept, **ONE)
+    assert work['fold'] == 0
 
 
-def test_functions_are_known_by_keyword_defaults_and_the_values_they_name():
+def test_changed_mask_files_are_other_inputs(tmp_path):
+    for i in range(12):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path/f'{i}.png')
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path/f'{i}_mask.bmp')
+
+    def inputs():
+        dls = SegmentationDataLoaders.from_label_func(
+            tmp_path, sorted(tmp_path.glob('*.png')), lambda o: o.with_name(f'{o.stem}_mask.bmp'),
+            codes=['a', 'b'], valid_pct=.2, seed=1, bs=4, num_workers=0, device='cpu')
+        learn = quiet(Learner(dls, nn.Conv2d(3, 2, 1), CrossEntropyLossFlat(axis=1)))
+        record = FitRecord(learn, None)
+        return run_fingerprint(FoldLearners(record, FoldOptions(2)))['inputs']
+    before = inputs()
+    assert inputs() == before
+    for o in tmp_path.glob('*.bmp'): os.utime(o, ns=(1, 1))
+    assert inputs() != before
+
+
+def test_functions_are_known_by_keyword_defaults_and_closures_and_not_by_code():
     def make(lr):
         def f(learn, *, lr=lr): return lr
         return f
 
-    def named(learn): return SETTINGS['lr']
-    before = describe(named)
-    SETTINGS['lr'] = .5
-    assert describe(make(1)) == describe(make(1)) != describe(make(2)) and describe(named) != before
+    def closed(lr):
+        def f(learn): return lr
+        return f
+    for o in (make, closed): assert fingerprint(o(1)) == fingerprint(o(1)) != fingerprint(o(2))
     for a, b in ((slice(1, 2), slice(1, 3)), (itemgetter(0), itemgetter(1)), (re.compile('a'), re.compile('b'))):
-        assert describe(lambda o, x=a: x) != describe(lambda o, x=b: x) and describe(a) != describe(b)
-    SETTINGS['lr'] = 1e-4
+        assert fingerprint(lambda o, x=a: x) != fingerprint(lambda o, x=b: x) and fingerprint(a) != fingerprint(b)
 
 
 def test_long_arrays_in_the_cells_of_a_frame_are_seen_whole():
     def frame(by): return pd.DataFrame({'x': [np.r_[np.zeros(900), by, np.zeros(900)] for _ in range(3)]})
-    assert describe(frame(1)) == describe(frame(1)) != describe(frame(2))
+    assert fingerprint(frame(1)) == fingerprint(frame(1)) != fingerprint(frame(2))
 
 
 def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path):
@@ -344,7 +361,7 @@ def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path)
         learn.model(dls.one_batch()[0].cpu())
         cb = ConfidentLearningCallback(2)
         learn.fit(1, cbs=cb)
-        return describe_run(cb.folds)['inputs']
+        return run_fingerprint(cb.folds)['inputs']
     before, frame = inputs(ImageDataLoaders.from_folder(root, valid_pct=.2, **kw)), inputs(
         ImageDataLoaders.from_df(df, root, **kw))
     assert inputs(ImageDataLoaders.from_folder(root, valid_pct=.2, **kw)) == before
@@ -355,11 +372,12 @@ def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path)
     assert inputs(ImageDataLoaders.from_df(df.assign(other=1), root, **kw)) != changed
 
 
-def test_description_has_no_addresses_and_sees_values_far_inside():
+def test_fingerprint_has_no_addresses_and_sees_values_far_inside():
     class Scale:
         def __init__(self, by): self.by = by
     def make(by, words=('b', 'a')): return [partial(lambda x, s: x*s.by, s=Scale(by)), {*words}, pd.Series([by])]
-    assert describe(make(2)) == describe(make(2, ('a', 'b'))) != describe(make(3))
+    assert fingerprint(make(2)) == fingerprint(make(2, ('a', 'b'))) != fingerprint(make(3))
+    assert '0x' not in fingerprint(make(2))
 
 
 # files
@@ -367,10 +385,9 @@ def test_description_has_no_addresses_and_sees_values_far_inside():
 def test_files_are_no_pickles(tmp_path):
     probabilities(tmp_path)
     files = [o for o in tmp_path.rglob('*') if o.is_file()]
-    assert {o.suffix for o in files} == {'.npy', '.json', '.pt'} and not list(tmp_path.rglob('.*'))
+    assert {o.suffix for o in files} == {'.npy', '.json'} and not list(tmp_path.rglob('.*'))
     for o in files:
         if o.suffix == '.npy': np.load(o, allow_pickle=False)
-        if o.suffix == '.pt': assert torch.load(o, weights_only=True)['n_done'] == 3
 
 
 def test_fold_that_cannot_be_written_is_not_there(tmp_path, monkeypatch):
@@ -413,22 +430,6 @@ def test_changed_files_are_refused_before_the_fit(change, tmp_path, work):
     assert work['fold'] == 2
 
 
-def test_broken_state_of_a_fold_is_refused(tmp_path):
-    probabilities(tmp_path)
-    shutil.rmtree(tmp_path/'fit-2-fold-1')
-    path = tmp_path/'fold-1.pt'
-    data = bytearray(path.read_bytes())
-    for content in (b'', bytes(data[:-40]), b'garbage'):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match='fold-1.pt in cache_dir is broken'): FoldCache.state(_at(tmp_path), 1)
-
-
-def _at(path):
-    res = object.__new__(FoldCache)
-    res.path = path
-    return res
-
-
 def test_resume_goes_on_after_a_write_that_failed(tmp_path, monkeypatch, work):
     def full(*_, **__): raise OSError('disk full')
     learn, cb = learner(), ConfidentLearningCallback(FOLDS, cache_dir=tmp_path)
@@ -456,21 +457,27 @@ def test_finished_folds_are_told_of(tmp_path, capsys):
     for _ in range(2):
         learn = Learner(digit_dls(range(N), range(N, 80)), tiny_model(), CrossEntropyLossFlat())
         learn.oof_preds(lambda o: o.fit(1), n_folds=2, cache_dir=tmp_path)
-    assert f'2 of 2 folds are those of {tmp_path}' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f'2 of 2 folds are those of {tmp_path}' in said and 'code' in said and 'another cache_key=' in said
 
 
 def test_two_runs_in_one_folder_keep_the_first(tmp_path):
     one, two = (FoldCache(tmp_path, {'seed': 1}) for _ in range(2))
     for o in (one, two):
         o.note_fit(0, {'n_epoch': 1})
-        o.keep(0, 0, FoldResult(np.eye(3, dtype=np.float32), None, {'fold': 0}), b'state')
+        o.keep(0, 0, FoldResult(np.eye(3, dtype=np.float32), None, {'fold': 0}))
     assert np.array_equal(two.result(0, 0).preds, np.eye(3)) and two.result(0, 1) is None
     with pytest.raises(ValueError, match=r'by seed \(1, now 2\)'): FoldCache(tmp_path, {'seed': 2})
 
 
 def test_what_killed_runs_left_is_removed_when_it_is_old(tmp_path):
     FoldCache(tmp_path, {})
-    for name in ('.fit-0-fold-0-abc-new', '.fit-0-fold-1-abc-new'): (tmp_path/name).mkdir()
-    os.utime(tmp_path/'.fit-0-fold-0-abc-new', (0, 0))
+    for name in ('fit-0-fold-0', 'fit-0-fold-1'):
+        with pytest.raises(KeyboardInterrupt), sibling(tmp_path/name) as tmp:
+            tmp.mkdir()
+            # A process that is killed leaves behind what `sibling` would remove
+            tmp.rename(tmp_path/f'.{name}-{"0"*32}')
+            raise KeyboardInterrupt
+    os.utime(tmp_path/f'.fit-0-fold-0-{"0"*32}', (0, 0))
     FoldCache(tmp_path, {})
-    assert [o.name for o in tmp_path.glob('.*')] == ['.fit-0-fold-1-abc-new']
+    assert [o.name for o in tmp_path.glob('.*')] == [f'.fit-0-fold-1-{"0"*32}']

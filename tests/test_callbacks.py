@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.hook import ActivationStats, HookCallback
@@ -19,12 +18,17 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader, SkipItemException
 from fastai.data.transforms import Categorize, get_image_files, parent_label
 from fastai.learner import AvgMetric, Learner, load_learner
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
+from fastai.losses import (
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    LabelSmoothingCrossEntropyFlat,
+)
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.tabular.all import Categorify, Normalize, TabDataLoader, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, SortedDL, TextDataLoaders, text_classifier_learner
 from fastai.vision.all import ImageBlock, ImageDataLoaders, TensorPoint, aug_transforms
+from helpers import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from sklearn.metrics import average_precision_score
 from torch import nn
 
@@ -82,7 +86,7 @@ def test_images_with_training_callbacks_give_probabilities(cb, digit_folder):
     assert isinstance(learn.loss_func, LabelSmoothingCrossEntropyFlat)
 
 
-def test_hooks_of_callbacks_see_the_persons_model_alone():
+def test_hooks_of_callbacks_see_the_users_model_alone():
     seen = []
     class Counts(HookCallback):
         def hook(self, m, i, o): seen.append(len(o))
@@ -145,7 +149,7 @@ def table():
 
 
 @pytest.mark.parametrize('dl_type', [None, TabDataLoader], ids=['with replacement', 'without'])
-def test_tabular_gives_probabilities_and_rows_in_the_persons_values(dl_type, table, tmp_path):
+def test_tabular_gives_probabilities_and_rows_in_the_users_values(dl_type, table, tmp_path):
     splits = list(range(120)), list(range(120, 150))
     to = TabularPandas(table, [Categorify, Normalize], ['cat'], ['num'], 'y', splits=splits)
     dls = to.dataloaders(bs=16, device='cpu', **({'dl_type': dl_type} if dl_type else {}))
@@ -273,6 +277,7 @@ def test_row_i_belongs_to_item_i(kind, num_workers):
 
 # no leakage
 
+@pytest.mark.slow
 def test_out_of_fold_ranking_is_far_above_in_sample_ranking_of_a_model_that_memorised():
     labels, wrong = plant(DIGITS.target, .2)
     n = 400

@@ -6,16 +6,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from fastai.tabular.all import Categorify, FillMissing, Normalize, TabDataLoader, TabularPandas, tabular_learner
-from fastai.text.all import AWD_LSTM, SortedDL, TextDataLoaders, awd_lstm_clas_config, text_classifier_learner
+from fastai.tabular.all import (
+    Categorify,
+    FillMissing,
+    Normalize,
+    TabDataLoader,
+    TabularPandas,
+    tabular_learner,
+)
+from fastai.text.all import (
+    AWD_LSTM,
+    SortedDL,
+    TextDataLoaders,
+    awd_lstm_clas_config,
+    text_classifier_learner,
+)
 from fastai.torch_core import set_seed
 from fastai.vision.all import ImageDataLoaders, create_head
+from helpers import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, r2_score
 from torch import nn
@@ -24,7 +37,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 from fastai_clean.data import fold_numbers
-from fastai_clean.oof import FitRecord, FoldLearners
+from fastai_clean.oof import FitRecord, FoldLearners, FoldOptions
 from fastai_clean.oof.auto import AutoFolds
 from fastai_clean.oof.features import FeatureHeads, feature_layer
 from fastai_clean.oof.heads import _fit, _start, held_out_heads, predict_head, standardise
@@ -56,7 +69,8 @@ def pretrained(body=None, labels=LABELS, train=TRAIN, valid=VALID, bs=16):
 def heads_of(learn, n_folds=5, **kwargs):
     record = FitRecord(learn, None)
     cache_dir = kwargs.pop('cache_dir', None)
-    engine = FeatureHeads(FoldLearners(record, n_folds, **kwargs), cache_dir)
+    options = FoldOptions(n_folds, mode='features', **kwargs)
+    engine = FeatureHeads(FoldLearners(record, options), cache_dir)
     engine.run(record)
     return engine
 
@@ -68,6 +82,7 @@ def auprc(oof, wrong):
 
 # what they find
 
+@pytest.mark.slow
 def test_pretrained_body_finds_planted_errors_far_better_than_in_sample_and_an_untrained_body(body):
     learn = pretrained(body, bs=64)
     oof, wrong = heads_of(learn).learn.oof, WRONG[TRAIN]
@@ -268,7 +283,7 @@ def test_training_is_bit_identical_with_and_without(body):
         learn.fit(1, 1e-3)
         record = FitRecord(learn, learn.opt)
         if features:
-            engine = FeatureHeads(FoldLearners(record, 3))
+            engine = FeatureHeads(FoldLearners(record, FoldOptions(3)))
             engine.prepare(record)
             engine.follow(record)
         learn.fit(1, 1e-3)
@@ -284,7 +299,7 @@ def test_features_are_those_before_the_fit_and_stay(body):
     learn = pretrained(body)
     before = heads_of(pretrained(body)).features
     record = FitRecord(learn, None)
-    engine = FeatureHeads(FoldLearners(record))
+    engine = FeatureHeads(FoldLearners(record, FoldOptions()))
     engine.prepare(record)
     learn.fit(3, 1e-2)
     engine.follow(record)
@@ -301,7 +316,7 @@ def test_features_are_those_before_the_fit_and_stay(body):
 def test_interrupted_heads_are_finished_later(body, monkeypatch):
     learn, whole = pretrained(body), heads_of(pretrained(body)).learn.oof
     record = FitRecord(learn, None)
-    engine = FeatureHeads(FoldLearners(record))
+    engine = FeatureHeads(FoldLearners(record, FoldOptions()))
     engine.prepare(record)
     def stop(*_): raise KeyboardInterrupt
     monkeypatch.setattr('fastai_clean.oof.features.predict_head', stop)
@@ -324,6 +339,8 @@ def test_cache_is_reused_for_the_same_inputs_and_weights_whatever_the_labels(bod
     assert np.array_equal(heads_of(pretrained(body), cache_dir=tmp_path).learn.oof.pred_probs, first.pred_probs)
     heads_of(pretrained(body, DIGITS.target), cache_dir=tmp_path)
     assert [o.name for o in tmp_path.iterdir()] == names
+    with pytest.raises(AssertionError, match='computed again'):
+        heads_of(pretrained(body), cache_dir=tmp_path, cache_key='edited')
     other = {k: v + .001 if v.is_floating_point() else v for k, v in body.items()}
     for learn in (pretrained(other), pretrained(body, train=TRAIN[:-1]), pretrained(body, train=TRAIN[::-1])):
         with pytest.raises(AssertionError, match='computed again'): heads_of(learn, cache_dir=tmp_path)
@@ -333,7 +350,7 @@ def test_changed_input_is_computed_anew(body, tmp_path, monkeypatch):
     one = heads_of(pretrained(body), cache_dir=tmp_path).features
     changed = PIXELS.clone()
     changed[7] = 1 - changed[7]
-    monkeypatch.setattr('conftest.PIXELS', changed)
+    monkeypatch.setattr('helpers.PIXELS', changed)
     two = heads_of(pretrained(body), cache_dir=tmp_path).features
     assert (one != two).any(1).nonzero()[0].tolist() == [7]
 
@@ -373,7 +390,7 @@ def test_broken_cache_is_computed_anew(broken, body, tmp_path):
 
 def auto(learn, n_folds=2):
     record = FitRecord(learn, None)
-    return record, AutoFolds(FeatureHeads(FoldLearners(record, n_folds)))
+    return record, AutoFolds(FeatureHeads(FoldLearners(record, FoldOptions(n_folds))))
 
 
 def followed(learn, engine, epochs, lr):
@@ -381,7 +398,7 @@ def followed(learn, engine, epochs, lr):
     for n in epochs:
         learn.create_opt()
         record = FitRecord(learn, learn.opt)
-        engine = engine or AutoFolds(FeatureHeads(FoldLearners(record, 2)))
+        engine = engine or AutoFolds(FeatureHeads(FoldLearners(record, FoldOptions(2))))
         record.n_epoch = n
         engine.prepare(record)
         learn.fit(n, lr)
@@ -432,6 +449,7 @@ def test_callback_with_features_follows_fine_tune_and_changes_nothing(body, tmp_
     assert np.array_equal(pretrained(body).oof_preds(n_folds=3, mode='features').pred_probs, learn.oof.pred_probs)
 
 
+@pytest.mark.slow
 def test_callback_with_auto_says_what_it_chose_and_again_from_its_cache(body, tmp_path):
     for _ in range(2):
         set_seed(0)

@@ -1,11 +1,11 @@
 "Folds in other processes, repeated folds, averages over epochs: each against the same done one after the other"
+import threading
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DIGITS, PIXELS, digit_dls, quiet, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixUp
@@ -17,12 +17,20 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, Normalize, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, TextDataLoaders, text_classifier_learner
-from fastai.vision.all import ImageDataLoaders, MaskBlock, RegressionBlock, TransformBlock, aug_transforms
+from fastai.vision.all import (
+    ImageDataLoaders,
+    MaskBlock,
+    RegressionBlock,
+    TransformBlock,
+    aug_transforms,
+)
+from helpers import DIGITS, PIXELS, digit_dls, quiet, tiny_learn, tiny_model
 from test_replay import by_hand, gradual, state_after
 from torch import nn
 
-from fastai_clean.all import ConfidentLearningCallback
+from fastai_clean.all import ConfidentLearningCallback, TrainingDynamicsCallback
 from fastai_clean.oof import workers as parallel
+from fastai_clean.oof.fit import FoldLearner
 from fastai_clean.oof.workers import dumps, loads
 
 N = 60
@@ -41,6 +49,7 @@ def probabilities(fits, make=noisy, **kw):
     return learn.oof.pred_probs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fits', [lambda o: o.fit(2, 1e-2), lambda o: o.fine_tune(1, 1e-2), gradual],
                          ids=['fit', 'fine_tune', 'gradual'])
 def test_folds_in_processes_equal_those_in_this_one(fits):
@@ -103,6 +112,7 @@ MAKERS = {
                                      nn.Conv2d(1, 2, 3, padding=1), CrossEntropyLossFlat(axis=1))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', MAKERS)
 def test_every_kind_of_data_and_task_in_processes_equals_it_here(kind, digit_folder):
     def oof(n_jobs):
@@ -127,7 +137,9 @@ def test_every_kind_of_data_and_task_is_averaged_over_the_epochs(kind, digit_fol
     (dict(n_repeats=None), 'n_repeats is None'), (dict(seed=1.9), 'seed is 1.9'), (dict(seed='a'), "seed is 'a'"),
     (dict(leave_out='MixUp'), "leave_out is 'MixUp'"), (dict(leave_out=[MixUp()]), 'leave_out is'),
     (dict(fit='fit'), "fit is 'fit'"), (dict(mode='feature'), "mode is 'feature'"),
-    (dict(average='epoch'), "average is 'epoch'")])
+    (dict(average='epoch'), "average is 'epoch'"), (dict(tta='both'), "tta is 'both'"),
+    (dict(n_jobs=True), 'n_jobs is True'), (dict(cache_key=['a']), r"cache_key is \['a'\]"),
+    (dict(n_fold=3), "unexpected keyword argument 'n_fold'")])
 def test_bad_arguments_are_named_before_anything_is_trained(kw, match):
     def fit(learn): raise AssertionError('trained')
     learn = tiny_learn(digit_dls(range(N), range(N, 80)))
@@ -150,6 +162,7 @@ def test_no_more_processes_are_started_than_there_are_folds(monkeypatch):
     assert asked == [2] and learn.oof.done.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kw', [dict(n_jobs=2), dict(n_repeats=2), dict(average='epochs')])
 def test_learner_does_not_notice_how_its_folds_are_trained(kw, tmp_path):
     with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(2, **kw)])
@@ -157,26 +170,60 @@ def test_learner_does_not_notice_how_its_folds_are_trained(kw, tmp_path):
     assert all(torch.equal(a, b) for k in without for a, b in zip(with_cb[k], without[k])) and files == files_without
 
 
-def test_persons_learner_stays_at_home():
+def test_users_learner_stays_at_home():
     model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 3000)), nn.Sequential(nn.Linear(3000, 10)))
     learn = tiny_learn(digit_dls(range(N), range(N, 80)), model)
-    cb, sizes, weights = ConfidentLearningCallback(2), [], sum(p.numel()*4 for p in model.parameters())
+    cb, weights = ConfidentLearningCallback(2), sum(p.numel()*4 for p in model.parameters())
     learn.fit(1, cbs=cb)
-    job = cb.folds._job(0, cb.folds.fits)
-    job.fold = cb.folds._new_fold()
-    for persons in (cb.folds.persons, ()): sizes.append(len(dumps(job, persons)))
-    assert sizes[0] < 1.5*weights and sizes[1] > 4*weights
+    job = cb.folds._job(0, cb.folds._new_fold(), cb.folds.fits)
+    assert len(dumps(job)) < 1.5*weights
+    there = loads(dumps(job))
+    assert not {'learn', 'model', 'opt', 'loss_func'} & vars(there.fits[0]).keys()
 
 
 def test_tensors_still_share_memory_and_callbacks_keep_their_state_after_the_journey():
     class Counts(Callback):
         _stateattrs = 'count',
     one, cb = torch.zeros(4), Counts()
+    fold = FoldLearner(noisy(), tiny_model(), ())
+    fold.twins[0] = cb
+    fold.learn.counts = cb
     cb.count = 3
-    who = object()
-    a, b, cb, f, person = loads(dumps([one, one[:2], cb, lambda x: x + N, who], [who]), lambda i: f'number {i}')
+    a, b, fold, f = loads(dumps([one, one[:2], fold, lambda x: x + N]))
     b += 1
-    assert a.tolist() == [1, 1, 0, 0] and cb.count == 3 and f(1) == N + 1 and person == 'number 0'
+    assert a.tolist() == [1, 1, 0, 0] and f(1) == N + 1
+    assert fold.twins[0].count == 3 and fold.learn.counts is fold.twins[0]
+
+
+@pytest.mark.slow
+def test_tied_weights_are_tied_in_other_processes_too():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+            # Another Parameter over the same memory, as some language models have it
+            self.b.weight.data = self.a.weight.data
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x): return self.head(self.b(self.a(x.flatten(1)).relu()).relu())
+
+    def learner():
+        torch.manual_seed(0)
+        return quiet(Learner(digit_dls(range(N), range(N, 80)), Tied(), CrossEntropyLossFlat()))
+    def fits(learn): learn.fine_tune(1, 1e-2)
+    assert np.array_equal(probabilities(fits, learner, n_jobs=2), probabilities(fits, learner))
+
+
+class Holds(Callback):
+    "Holds what cannot be pickled, and the Learner's DataLoaders"
+    in_folds = False
+    def before_fit(self): self.held = threading.Lock(), self.dls
+
+
+@pytest.mark.slow
+def test_callbacks_that_stay_here_need_not_be_pickled():
+    def fits(learn): learn.fit(1, cbs=[Holds(), TrainingDynamicsCallback()])
+    assert np.array_equal(probabilities(fits, n_jobs=2), probabilities(fits))
 
 
 class Fails(Callback):
@@ -186,6 +233,7 @@ class Fails(Callback):
         if self.armed and len(self.dls.train_ds) < N and 0 not in self.dls.train_ds.items: raise LookupError('broken')
 
 
+@pytest.mark.slow
 def test_exception_of_a_fold_is_raised_as_it_is_and_finished_folds_are_kept():
     learn = noisy()
     cb, fails = ConfidentLearningCallback(3, splits=np.arange(N)[::-1] % 3, n_jobs=2), Fails()
@@ -211,6 +259,7 @@ def test_what_cannot_be_sent_is_said():
 class TerminatedWorkerError(Exception): "What joblib raises has this name"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('losses', [2, 9])
 def test_lost_folds_are_done_again_a_few_times(losses, monkeypatch):
     real, calls = parallel._ended, []
@@ -228,6 +277,7 @@ def test_lost_folds_are_done_again_a_few_times(losses, monkeypatch):
             probabilities(lambda o: o.fit(1), n_jobs=2)
 
 
+@pytest.mark.slow
 def test_warnings_of_other_processes_are_given_here():
     class Warns(Callback):
         def before_validate(self): warnings.warn('look here', stacklevel=1)
@@ -236,6 +286,7 @@ def test_warnings_of_other_processes_are_given_here():
     with pytest.warns(UserWarning, match='look here'): learn.fit(1, cbs=Warns())
 
 
+@pytest.mark.slow
 def test_bar_advances_by_fold(capsys):
     learn = Learner(digit_dls(range(40), range(40, 50)), tiny_model(), CrossEntropyLossFlat())
     with learn.no_logging(): learn.fit(1, cbs=ConfidentLearningCallback(2, n_jobs=2))
@@ -244,6 +295,7 @@ def test_bar_advances_by_fold(capsys):
 
 # repeats and averages
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n_jobs', [1, 2])
 def test_repeats_are_the_mean_of_runs_with_the_next_seeds(n_jobs):
     def fits(learn): learn.fine_tune(1, 1e-2)
@@ -260,6 +312,7 @@ def test_repeats_are_the_mean_of_runs_with_the_next_seeds(n_jobs):
     assert np.array_equal(learn.oof.fold, first.oof.fold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n_jobs', [1, 2])
 def test_average_over_epochs_equals_predictions_after_each_by_hand(n_jobs):
     learn = tiny_learn(digit_dls(range(120), range(120, 150)))

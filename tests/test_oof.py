@@ -1,14 +1,16 @@
 "OutOfFold: what it holds, and that saving it never loses anything"
+import json
+
 import numpy as np
 import pytest
-from conftest import digit_dls, tiny_learn
+from helpers import digit_dls, tiny_learn
 
 from fastai_clean.all import CleanInterpretation, OutOfFold
 
 PROBS = np.array([[.9, .1], [.2, .8], [.6, .4]], dtype=np.float32)
 
 
-def oof(**kw): return OutOfFold(PROBS, [0, 1, 1], **{'fold': [0, 1, 0], 'items': ['a/b.png', 'ü', '<img>'], **kw})
+def oof(**kw): return OutOfFold(PROBS, [0, 1, 1], **{'fold': [0, 1, 0], 'ids': ['a/b.png', 'ü', '<img>'], **kw})
 
 
 @pytest.mark.parametrize('vocab', [['cat', 'dög <b>'], [0, 1], np.array([3, 4]), [True, False], [.5, 1.5]])
@@ -18,7 +20,7 @@ def test_saved_and_loaded_is_the_same_without_pickle(vocab, tmp_path):
     for name in ('pred_probs', 'targets', 'fold'):
         assert np.array_equal(getattr(one, name), getattr(two, name))
         assert getattr(one, name).dtype == getattr(two, name).dtype
-    assert (two.items, two.vocab, two.config) == (one.items, list(vocab), {'n_folds': 2})
+    assert (two.ids, two.vocab, two.config) == (one.ids, list(vocab), {'n_folds': 2})
     assert sorted(o.name for o in (tmp_path/'new'/'oof').iterdir()) == [
         'fold.npy', 'oof.json', 'pred_probs.npy', 'targets.npy']
     assert [o.name for o in (tmp_path/'new').iterdir()] == ['oof']
@@ -33,7 +35,7 @@ def test_saving_over_something_else_is_refused(tmp_path):
     path = oof().save(tmp_path/'oof')
     with pytest.raises(FileExistsError, match='overwrite=True'): oof().save(path)
     oof(ids=['x', 'y', 'z']).save(path, overwrite=True)
-    assert OutOfFold.load(path).items == ['x', 'y', 'z']
+    assert OutOfFold.load(path).ids == ['x', 'y', 'z']
 
 
 def test_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
@@ -43,7 +45,7 @@ def test_failed_save_leaves_the_old_one_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError): oof(ids=list('xyz')).save(path, overwrite=True)
     with pytest.raises(OSError): oof().save(tmp_path/'other')
     monkeypatch.undo()
-    assert OutOfFold.load(path).items == oof().items and [o.name for o in tmp_path.iterdir()] == ['oof']
+    assert OutOfFold.load(path).ids == oof().ids and [o.name for o in tmp_path.iterdir()] == ['oof']
 
 
 def test_loading_what_is_no_oof_says_what_is_missing(tmp_path):
@@ -61,7 +63,7 @@ def test_vocab_that_json_cannot_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('kw, match', [
-    (dict(ids=['a']), 'items has length 1'), (dict(fold=[0]), 'fold has length 1'), (dict(vocab=['a']), 'vocab')])
+    (dict(ids=['a']), 'ids has length 1'), (dict(fold=[0]), 'fold has length 1'), (dict(vocab=['a']), 'vocab')])
 def test_lengths_that_do_not_fit_are_named(kw, match):
     with pytest.raises(ValueError, match=match): oof(**kw)
 
@@ -96,6 +98,15 @@ def test_probabilities_left_on_disk_are_used_from_there(tmp_path):
 
 def test_broken_json_is_named(tmp_path):
     OutOfFold(np.eye(2), [0, 1]).save(tmp_path/'oof')
-    (tmp_path/'oof'/'oof.json').write_text('{"items": ["0", "1"]}')
+    (tmp_path/'oof'/'oof.json').write_text('{"ids": ["0", "1"]}')
     with pytest.raises(ValueError, match='broken OutOfFold: oof.json lacks config, vocab'):
         OutOfFold.load(tmp_path/'oof')
+
+
+def test_ids_saved_by_an_older_version_as_items_are_read(tmp_path):
+    file = oof().save(tmp_path/'oof')/'oof.json'
+    saved = json.loads(file.read_text())
+    assert saved['ids'] == oof().ids and 'items' not in saved
+    saved['items'] = saved.pop('ids')
+    file.write_text(json.dumps(saved))
+    assert OutOfFold.load(tmp_path/'oof').ids == oof().ids

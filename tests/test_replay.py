@@ -5,8 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import digit_dls, tiny_learn, tiny_model
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
@@ -14,9 +13,12 @@ from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, OptimWrapper, RMSProp, ranger
 from fastai.text.models.awdlstm import AWD_LSTM
+from helpers import digit_dls, tiny_learn, tiny_model
 
-from fastai_clean.all import ConfidentLearningCallback, fold_numbers
+from fastai_clean.all import ConfidentLearningCallback
+from fastai_clean.data import fold_numbers
 from fastai_clean.oof.fit import copy_model
+from fastai_clean.oof.job import fold_random
 
 N, VALID = 120, range(120, 150)
 
@@ -92,6 +94,27 @@ def test_callback_given_elsewhere_equals_the_same_calls_by_hand(name, given):
     assert np.abs(learn.oof.pred_probs - by_hand(FITS[name], learn.oof.targets)).max() == 0.
 
 
+class NoValidation(Callback):
+    def before_validate(self): raise CancelValidException
+
+
+@pytest.mark.parametrize('name', ['fit', 'fit_one_cycle'])
+def test_random_fit_equals_the_same_calls_by_hand_from_the_same_random_numbers(name):
+    def learner(train, held):
+        return tiny_learn(digit_dls(train, held, shuffle=True), tiny_model(dropout=.3), cbs=MixUp())
+    learn = learner(range(N), VALID)
+    FITS[name](learn, cbs=ConfidentLearningCallback(3, seed=7))
+    fold, hand = learn.oof.fold, np.full((N, 10), np.nan, np.float32)
+    for k in range(3):
+        with fold_random(7, k, 0):
+            one = learner(np.flatnonzero(fold != k), np.flatnonzero(fold == k))
+            # Folds do not validate in a fit, which would draw random numbers
+            FITS[name](one, cbs=NoValidation())
+        hand[fold == k] = one.get_preds()[0].numpy()
+    assert np.abs(learn.oof.pred_probs - hand).max() == 0.
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('opt', OPTS)
 @pytest.mark.parametrize('name', ['gradual', 'in_a_row', 'reset_opt'])
 def test_every_optimizer_equals_the_same_calls_by_hand(opt, name):

@@ -62,7 +62,8 @@ class ConfidentLearningCallback(Callback):
     fit, before anything is trained, for data, optimizers and callbacks that cannot be split into
     folds or copied, and for a `cache_dir` of another run. Warns if the Learner is trained
     already."""
-    order, in_folds = SaveModelCallback.order + 10, False
+    order = SaveModelCallback.order + 10
+    in_folds = False
     _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights'
 
     @takes_options

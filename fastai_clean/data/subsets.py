@@ -13,6 +13,8 @@ from fastai.text.data import SortedDL
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
+from .._columns import column_like, objects
+
 # Views
 
 def view(
@@ -174,11 +176,10 @@ def _relabelled_lists(ds, new):
 
 
 def _relabelled_frame(ds, column, new):
-    from ..review.tables import as_column_like, as_objects
     old = ds.tls[ds.n_inp].items[column]
-    values = as_objects(old)
+    values = objects(old)
     for i, (_, value) in new.items(): values[i] = value
-    labels = as_column_like(values, old)
+    labels = column_like(values, old)
     tls = [o._new(_with_column(o.items, column, labels)) for o in ds.tls]
     return type(ds)(tls=tls, n_inp=ds.n_inp)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from .._columns import objects
 from .checks import as_array, check_labels_probs
-from .columns import check_choice, check_numbers, objects
+from .columns import check_choice, check_numbers
 from .multilabel import find_multilabel_issues
 from .regression import OUTRE_MAX, find_regression_issues
 

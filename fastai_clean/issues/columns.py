@@ -1,11 +1,12 @@
 "What the issue tables of every task share: their columns, their order, and checks of arrays"
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from .._columns import objects
 from .checks import as_array
 
 Score: TypeAlias = str | Callable | Sequence | np.ndarray | pd.Series  # What `any_score` takes
@@ -17,14 +18,6 @@ def worst_first(
     "The table from the lowest label quality to the highest; ties keep their order"
     order = np.argsort(df.label_quality.to_numpy(), kind='stable')
     return df.iloc[order].rename_axis('position')
-
-
-def objects(
-    values: Iterable,  # Any values, tuples among them
-) -> np.ndarray:  # One axis, dtype object
-    "`values` as they are, in an array of one axis"
-    # numpy would make a second axis of tuples of one length, if there were not one other value
-    return np.array([*values, None], dtype=object)[:-1]
 
 
 def as_is(

@@ -7,6 +7,7 @@ import pandas as pd
 from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
 from cleanlab.rank import get_label_quality_scores
 
+from .._columns import objects
 from .checks import check_vocab
 from .columns import (
     Score,
@@ -16,7 +17,6 @@ from .columns import (
     check_numbers,
     id_column,
     names_of,
-    objects,
     worst_first,
 )
 from .confident import FILTERS, SCORES

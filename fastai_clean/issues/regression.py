@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from cleanlab.regression.rank import get_label_quality_scores
 
+from .._columns import objects
 from .columns import (
     Score,
     any_score,
@@ -14,7 +15,6 @@ from .columns import (
     check_numbers,
     id_column,
     names_of,
-    objects,
     worst_first,
 )
 

@@ -8,6 +8,7 @@ from cleanlab.experimental.label_issues_batched import LabelInspector
 from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.ndimage import binary_opening
 
+from .._columns import objects
 from .checks import as_array, check_vocab
 from .columns import (
     Score,
@@ -16,7 +17,6 @@ from .columns import (
     check_choice,
     id_column,
     names_of,
-    objects,
     worst_first,
 )
 

@@ -1,4 +1,7 @@
-"Out-of-fold predictions without training the model: linear heads on what it makes of the items before it is trained"
+"Out-of-fold predictions without training the model: linear heads on its untrained features"
+from __future__ import annotations
+
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,11 +13,13 @@ from fastprogress.fastprogress import progress_bar
 from torch import nn
 
 from ..data import plain_dl, predict
-from ..data.predict import MAX_FEATURES, _per_item
-from .feature_cache import features_key, load_features, save_features
-from .fit import FoldLearner, copy_model
+from ..data.predict import MAX_FEATURES, item_features
+from .cache import load_features, save_features
+from .fingerprint import features_key
+from .fit import FitRecord, FoldLearner, copy_model
+from .folds import FoldLearners
 from .heads import held_out_heads, predict_head, standardise
-from .jobs import fold_random
+from .job import fold_random
 from .result import OutOfFold, set_oof
 
 METRICS = {'classification': 'accuracy', 'multilabel': 'accuracy_multi', 'regression': 'r2'}
@@ -22,86 +27,101 @@ PASS = .8  # Share of the progress bar
 
 
 class FeatureHeads:
-    """Linear heads on the features that the body of a Learner had before its first fit: as cheap as one prediction of
-    the training set, and as good as the body, which should be pretrained; one with random weights is no use.
+    """Linear heads on the features that the body of a Learner had before its first fit: as cheap as
+    one prediction of the training set, and as good as the body, which should be pretrained; one
+    with random weights is of no use.
 
-    The body runs once, without augmentation; what `feature_layer` sees, a mean over positions, is a feature. Then K
-    regularised heads (`heads.held_out_heads`) are trained, each without its fold. Features of a trained body would know
-    the labels. Nothing of the Learner is changed but its `oof`, nor the global random state.
+    The body runs once, without augmentation; what `feature_layer` sees, a mean over positions, is
+    a feature. Then K regularised heads (`heads.held_out_heads`) are trained, each without its
+    fold. Nothing of the Learner is changed but its `oof`, nor the global random state.
 
-    Raises, before anything is trained, TypeError for masks and ValueError where there is no layer to take features
-    from, besides what `FoldLearners` raises."""
+    Raises, before anything is trained, TypeError for masks and ValueError if there is no layer to
+    take features from, besides what `FoldLearners` raises."""
 
     def __init__(self,
-        folds,  # FoldLearners that were given no fit: their folds, repeats, labels and untrained model are used
-        cache_dir=None,  # Folder to keep features in, found again for the same inputs and weights; None: nowhere
+        folds: FoldLearners,  # Given no fit: their folds, labels and untrained model are used
+        cache_dir=None,  # Folder to keep features in, found again by inputs and weights; None: none
     ):
-        if folds.tta is not None:
-            raise ValueError(f"tta is {folds.tta!r}, which mode='features' does not know: pass tta=None")
-        if folds.average is not None:
-            raise ValueError(f"average is {folds.average!r}, but mode='features' has no epochs: pass average=None")
         if folds.labels.task not in METRICS:
-            raise TypeError(f"the task is {folds.labels.task}, which has no features an item: use mode='folds'")
-        self.folds, self.learn, self.labels, self.cache_dir = folds, folds.learn, folds.labels, cache_dir
+            raise TypeError(f"the task is {folds.labels.task}, whose items have no features: use "
+                            "mode='folds'")
+        self.folds = folds
+        self.learn = folds.learn
+        self.labels = folds.labels
+        self.cache_dir = cache_dir
         self.layer, _ = feature_layer(folds.snapshot, self.learn.splitter)
-        self.record, self.features, self.heads, self.result, self.c = None, None, [], None, self.labels.c
+        self.c = self.labels.c
+        self.record = self.features = self.result = None
+        self.heads = []
 
     def prepare(self,
-        record,  # The FitRecord of the fit that begins
-        fit=None,  # The function that trains, where `record` says nothing of it
-    ):
-        "See that the labels are those that were split and that the model predicts; raises as `FoldLearners.prepare`"
+        record: FitRecord,  # That of the fit that begins
+        fit: Callable | None = None,  # The function that trains, if `record` says nothing of it
+    ) -> None:
+        """See that the labels are those that were split and that the model predicts; raises what
+        `FoldLearners.prepare` raises"""
         self.folds.prepare(record, fit)
         if self.record is None: self.record = record
 
     def follow(self,
-        record=None,  # The FitRecord of a fit that has ended; the features are those before the first
-    ):
-        "Make the features and the heads where there are none yet, and set `learn.oof`"
+        record: FitRecord | None = None,  # That of a fit that ended; it changes no feature
+    ) -> None:
+        "Make the features and the heads if there are none yet, and set `learn.oof`"
         if record is not None: self.folds.note(record)
         if self.result is None:
             bar = _bar(hasattr(self.learn, 'progress'))
             with fold_random(self.folds.seed):
-                if self.features is None: self.features = self.features_of(self.record.dls.train, bar)
+                # Those of a trained body would know the labels that they are to judge
+                if self.features is None:
+                    self.features = self.features_of(self.record.dls.train, bar)
                 self.result = self._held_out(bar)
             bar(1)
         set_oof(self.learn, self.result)
 
     def run(self,
-        record,  # FitRecord of the Learner as it is
-        fit=None,  # Not needed: nothing is trained but heads
-    ):
+        record: FitRecord,  # The Learner as it is
+        fit: Callable | None = None,  # Not needed: only heads are trained
+    ) -> None:
         "Make the features and the heads, set `learn.oof`"
         self.prepare(record, fit)
         self.follow()
 
     def features_of(self,
         dl,  # A DataLoader of the Learner
-        tick=noop,  # Function that takes the share of all work that is done
-    ):
-        "Features (n, d) float32 of the items of `dl`, in their order, by the body as it was before the first fit"
+        tick: Callable = noop,  # Function that takes the share of all work that is done
+    ) -> np.ndarray:
+        """Features (n, d) float32 of the items of `dl`, in their order, by the body as it was
+        before the first fit"""
+        folds = self.folds
         loaders = self.record.dls.loaders
-        fold = FoldLearner(self.learn, copy_model(self.folds.snapshot), self.folds.leave_out)
-        with fold.learn.added_cbs(fold.set_up(self.record, self.folds.fold == 0)):
+        fold = FoldLearner(self.learn, copy_model(folds.snapshot), folds.leave_out)
+        with fold.learn.added_cbs(fold.set_up(self.record, folds.fold == 0)):
             dl = plain_dl(dl, None, loaders[1] if len(loaders) > 1 else None)
-            if self.c is None: self.c = self._predicted(fold.learn, [next(iter(dl))]).preds.shape[1]
-            key = None if self.cache_dir is None else features_key(fold.learn, dl, self.layer)
-            found = None if key is None else load_features(self.cache_dir, key, len(dl.dataset))
+            if self.c is None:
+                self.c = self._predicted(fold.learn, [next(iter(dl))]).preds.shape[1]
+            if self.cache_dir is None: return self._pass(fold.learn, dl, tick)
+
+            key = features_key(fold.learn, dl, self.layer, folds.options.cache_key)
+            found = load_features(self.cache_dir, key, len(dl.dataset))
             if found is None:
                 found = self._pass(fold.learn, dl, tick)
-                if key is not None: save_features(self.cache_dir, key, found)
+                save_features(self.cache_dir, key, found)
             return found
 
     def _pass(self, learn, dl, tick):
-        n, (_, layer) = len(dl.dataset), feature_layer(learn.model, learn.splitter)
-        with _watched(layer, lambda done: tick(PASS*min(1, done/n))) as seen: self._predicted(learn, dl)
-        found = torch.cat(seen).numpy() if len({o.shape[1] for o in seen}) == 1 else np.zeros((0, 0), np.float32)
+        n = len(dl.dataset)
+        _, layer = feature_layer(learn.model, learn.splitter)
+        with _watched(layer, lambda done: tick(PASS*min(1, done/n))) as seen:
+            self._predicted(learn, dl)
+        found = np.zeros((0, 0), np.float32)
+        if len({o.shape[1] for o in seen}) == 1: found = torch.cat(seen).numpy()
         if len(found) != n or not found.shape[1]:
-            raise ValueError(f"the inputs of {self.layer} are not one row of up to {MAX_FEATURES} features an item: "
-                             "use mode='folds'")
+            raise ValueError(f"the inputs of {self.layer} are not one row of up to {MAX_FEATURES} "
+                             "features per item: use mode='folds'")
         if (bad := ~np.isfinite(found).all(1)).any():
-            raise ValueError(f"the features of {bad.sum()} items are NaN or infinite: use other weights, or "
-                             "mode='folds'")
+            raise ValueError(f"the features of {bad.sum()} items are NaN or infinite: use other "
+                             "weights, or mode='folds'")
+        # Sorted DataLoaders give the items in an order of their own
         return found[np.argsort(list(dl.get_idxs()))] if hasattr(dl, 'get_idxs') else found
 
     def _predicted(self, learn, dl):
@@ -110,33 +130,40 @@ class FeatureHeads:
 
     def _held_out(self, tick):
         targets, vocab, task = self.labels
-        n_folds, numbers = self.folds.n_folds, self.folds.numbers
-        x, y = (self._tensor(o) for o in (standardise(self.features), targets))
-        preds, rows, heads = np.zeros((len(y), self.c)), [], []
+        numbers = self.folds.numbers
+        x = self._tensor(standardise(self.features))
+        y = self._tensor(targets)
+        preds = np.zeros((len(y), self.c))
+        rows = []
+        heads = []
         for r, fold in enumerate(numbers):
             for k, head in held_out_heads(x, y, fold, task, self.c, self.folds.seed + r):
                 held_out = np.flatnonzero(fold == k)
                 got = predict_head(head, x[held_out], task).numpy()
                 preds[held_out] += got/len(numbers)
                 heads.append(head)
-                rows.append({**({'repeat': r} if len(numbers) > 1 else {}), 'fold': k, 'items': len(held_out),
+                repeat = {'repeat': r} if len(numbers) > 1 else {}
+                rows.append({**repeat, 'fold': k, 'items': len(held_out),
                              'penalty': float(f'{head.penalty:.3g}'),
                              METRICS[task]: agreement(got, targets[held_out], task)})
-                tick(PASS + (1 - PASS)*len(heads)/n_folds/len(numbers))
+                tick(PASS + (1 - PASS)*len(heads)/self.folds.n_folds/len(numbers))
         self.heads = heads
-        preds = preds.reshape(targets.shape) if task == 'regression' else preds
-        config = {**self.folds.config, 'mode': 'features', 'layer': self.layer, 'n_features': x.shape[1],
-                  'fold_metrics': rows}
-        return OutOfFold(preds.astype(np.float32), targets.copy(), self.folds.fold.copy(), self.folds.ids,
-                         [] if task == 'regression' else vocab, config, task)
+        if task == 'regression':
+            preds = preds.reshape(targets.shape)
+            vocab = []
+        config = {**self.folds.config, 'mode': 'features', 'layer': self.layer,
+                  'n_features': x.shape[1], 'fold_metrics': rows}
+        return OutOfFold(preds.astype(np.float32), targets.copy(), self.folds.fold.copy(),
+                         self.folds.ids, vocab, config, task)
 
     def predict(self,
         dl,  # A DataLoader of items that no head was trained on
-    ):
+    ) -> np.ndarray:
         "Mean predictions (m, c) of the heads for the items of `dl`, in their order; float32"
         with fold_random(self.folds.seed): found = self.features_of(dl)
         x = self._tensor(standardise(found, self.features))
-        return torch.stack([predict_head(o, x, self.labels.task) for o in self.heads]).mean(0).numpy()
+        preds = [predict_head(o, x, self.labels.task) for o in self.heads]
+        return torch.stack(preds).mean(0).numpy()
 
     def _tensor(self, array):
         device = next((o.device for o in self.folds.snapshot.parameters()), None)
@@ -144,9 +171,9 @@ class FeatureHeads:
 
 
 def agreement(
-    preds,  # Probabilities (n, c), or numbers (n,) or (n, k)
-    targets,  # Given targets of the task
-    task,  # 'classification', 'multilabel' or 'regression'
+    preds: np.ndarray,  # Probabilities (n, c), or numbers (n,) or (n, k)
+    targets: np.ndarray,  # Given targets of the task
+    task: str,  # 'classification', 'multilabel' or 'regression'
 ) -> float:
     "Share of the given classes, or of the single labels, that are predicted; for numbers R²"
     if task == 'classification': return float((preds.argmax(1) == targets).mean())
@@ -157,27 +184,32 @@ def agreement(
 
 
 def feature_layer(
-    model,  # Any nn.Module
-    splitter,  # The Learner's: model -> parameters, or lists of parameters
-):
-    """Name and module of the layer where features are taken.
+    model: nn.Module,
+    splitter: Callable,  # The Learner's: model -> parameters, or lists of parameters
+) -> tuple[str, nn.Module]:
+    """Name and module of the layer at which features are taken.
 
-    Of a Hugging Face classifier that is its encoder, whose last hidden states of the tokens are averaged. Else it is a
-    linear layer, whose inputs are taken: the first of the last parameter group, the head that `fine_tune` trains while
-    the body is frozen; of a tabular model, which has no body, its first; of a model of one group, its last. Raises
-    ValueError where the model has no linear layer."""
+    Of a Hugging Face classifier that is its encoder, whose last hidden states of the tokens are
+    averaged. Of others it is a linear layer, whose inputs are taken: the first of the last
+    parameter group, the head that `fine_tune` trains while the body is frozen; of a tabular model,
+    which has no body, its first; of a model of one group, its last. Raises ValueError if the model
+    has no linear layer."""
     modules = dict(model.named_modules())
     for name, m in modules.items():
         if hasattr(m, 'base_model_prefix') and getattr(m, 'base_model', m) is not m:
             return f'{name}.{m.base_model_prefix}'.lstrip('.'), m.base_model
     linear = [(name, m) for name, m in modules.items() if isinstance(m, nn.Linear)]
     if not linear:
-        raise ValueError(f"the model, a {type(model).__name__}, has no linear layer whose inputs could be its "
-                         "features: use mode='folds'")
+        raise ValueError(f"the model, a {type(model).__name__}, has no linear layer whose inputs "
+                         "could be its features: use mode='folds'")
+
     groups = list(splitter(model))
-    last = {id(p) for p in groups[-1]} if len(groups) > 1 and not isinstance(groups[0], torch.Tensor) else set()
-    head = [o for o in linear if id(o[1].weight) in last]
-    return head[0] if head else linear[0 if isinstance(model, TabularModel) else -1]
+    # A splitter may give parameters alone, of which none is a head
+    split = len(groups) > 1 and not isinstance(groups[0], torch.Tensor)
+    last = {id(p) for p in groups[-1]} if split else set()
+    for o in linear:
+        if id(o[1].weight) in last: return o
+    return linear[0 if isinstance(model, TabularModel) else -1]
 
 
 @contextmanager
@@ -190,13 +222,17 @@ def _watched(layer, tick):
         tick(sum(map(len, seen)))
 
     def hidden(_, args, kwargs, out):
-        states, mask = out.last_hidden_state, kwargs.get('attention_mask')
+        states = out.last_hidden_state
+        mask = kwargs.get('attention_mask')
+        # Encoders of images give (batch, channels, height, width)
         if states.ndim == 4: states = states.flatten(2).mT
-        mask = torch.ones_like(states[..., :1]) if mask is None else mask[..., None].to(states.dtype)
+        if mask is None: mask = torch.ones_like(states[..., :1])
+        else: mask = mask[..., None].to(states.dtype)
         add((states*mask).sum(1)/mask.sum(1).clamp(min=1))
 
-    if isinstance(layer, nn.Linear):
-        handle = layer.register_forward_pre_hook(lambda _, args: add(_per_item(args[0], len(args[0]))))
+    def inputs(_, args): add(item_features(args[0], len(args[0])))
+
+    if isinstance(layer, nn.Linear): handle = layer.register_forward_pre_hook(inputs)
     else: handle = layer.register_forward_hook(hidden, with_kwargs=True)
     try: yield seen
     finally: handle.remove()

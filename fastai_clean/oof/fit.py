@@ -1,14 +1,22 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from warnings import warn
 
+import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelFitException, CancelValidException, FetchPredsCallback
+from fastai.callback.core import (
+    Callback,
+    CancelFitException,
+    CancelValidException,
+    FetchPredsCallback,
+)
 from fastai.callback.hook import HookCallback
 from fastai.learner import Learner
 from fastai.optimizer import Lookahead, Optimizer, OptimWrapper
+from fastcore.basics import Stateful
 from fastcore.foundation import L
 from fastcore.imports import noop
 from torch import nn
@@ -17,14 +25,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..data import fold_dls
 from ..data.distributed import bare_dls, bare_model, shared_parts
 
-_WATCHERS = {f'fastai.callback.{o}' for o in
-             'azureml captum comet hook neptune progress tensorboard tracker wandb'.split()}
+_WATCHERS = {f'fastai.callback.{o}' for o in (
+    'azureml', 'captum', 'comet', 'hook', 'neptune', 'progress', 'tensorboard', 'tracker', 'wandb')}
+_CONFIG = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
+
 
 def _shapes_training(cb, leave_out):
-    "Whether folds need `cb`: everything but progress bars, loggers, trackers and what says `in_folds = False`"
+    """Whether folds need `cb`: anything but progress bars, loggers, trackers and what says
+    `in_folds = False`"""
     cls = cb if isinstance(cb, type) else type(cb)
-    return (getattr(cls, 'in_folds', True) and not issubclass(cls, leave_out)
-            and not any(o is FetchPredsCallback or o.__module__ in _WATCHERS for o in cls.__mro__))
+    if not getattr(cls, 'in_folds', True) or issubclass(cls, leave_out): return False
+    return not any(o is FetchPredsCallback or o.__module__ in _WATCHERS for o in cls.__mro__)
 
 
 def _is_clear(opt):
@@ -35,55 +46,61 @@ def _is_clear(opt):
 
 
 def was_trained(
-    learn,  # A Learner
-):
-    """Whether a fit of `learn` shows: in what the last one recorded, a schedule it kept or the optimizer's averages.
-    Validation, prediction and `lr_find` leave none of these; weights that were loaded show nothing."""
+    learn: Learner,
+) -> bool:
+    """Whether a fit of `learn` shows: in what the last one recorded, in a schedule it kept or in
+    the optimizer's averages. Validation, prediction and `lr_find` leave none of these. Weights
+    that were loaded show nothing."""
     recorded = len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics)
     scheduled = hasattr(getattr(learn, 'recorder', None), 'hps')
     return recorded or scheduled or (learn.opt is not None and not _is_clear(learn.opt))
 
 
 def warn_of_training(
-    learn,  # A Learner that is to be checked
-):
-    "Warn where `learn` was trained already: its weights know the labels that they are to judge"
+    learn: Learner,  # The Learner whose labels are to be checked
+) -> None:
+    "Warn if `learn` was trained already: its weights know the labels that they are to judge"
     if was_trained(learn):
-        warn("the Learner was trained before: its weights have seen every fold, so the probabilities are not "
-             "out-of-fold; start from a new Learner", stacklevel=3)
+        warn("the Learner was trained before: its weights have seen every fold, so the "
+             "probabilities are not out-of-fold; start from a new Learner", stacklevel=3)
 
 
 def _groups(learn):
     "The position in the model of every parameter of every optimizer group"
     index = {id(p): i for i, p in enumerate(learn.model.parameters())}
-    return [[index.get(id(p), -1) for p in pg] for pg in learn.opt.param_lists]
+    res = []
+    for pg in learn.opt.param_lists: res.append([index.get(id(p), -1) for p in pg])
+    return res
 
 
 def copy_model(
-    model,  # Any nn.Module
-    keep=(),  # Objects that its hooks may refer to and that are not to be copied: the Learner, its callbacks
-    hooks=(),  # Ids of forward and backward hooks that the copy is to be without
-):
-    "A deep copy of `model`, also where it keeps computed tensors that `copy.deepcopy` refuses: AWD_LSTM's, hooks'"
-    res = copy.deepcopy(model, detached([vars(m) for m in model.modules()], {id(o): o for o in keep}))
+    model: nn.Module,
+    keep: Iterable = (),  # What its hooks may refer to and must not be copied: Learner, callbacks
+    hooks: Iterable[int] = (),  # Ids of hooks that the copy is to be without
+) -> nn.Module:
+    "A deep copy of `model`, even if it keeps computed tensors: AWD_LSTM and models with hooks do"
+    res = copy.deepcopy(model, detached([vars(m) for m in model.modules()],
+                                        {id(o): o for o in keep}))
     for m in res.modules():
         for i in hooks:
-            for found in (m._forward_hooks, m._backward_hooks): found.pop(i, None)
+            m._forward_hooks.pop(i, None)
+            m._backward_hooks.pop(i, None)
     return res
 
 
 def detached(
-    parts,  # What is to be copied
-    memo,  # For `copy.deepcopy`: ids of what is not to be copied, with what takes its place
-) -> dict:  # The same, with a detached clone for each computed tensor
-    "Have `copy.deepcopy` copy what keeps computed tensors"
+    parts: Iterable,  # What is to be copied
+    memo: dict,  # For `copy.deepcopy`: id of what is not to be copied -> what takes its place
+) -> dict:  # The same dict, with a detached clone for each computed tensor
+    "Have `copy.deepcopy` copy objects that keep computed tensors, which it refuses to copy"
     seen = {}
 
     def detach(o):
         if isinstance(o, torch.Tensor):
             if not o.is_leaf: memo[id(o)] = o.detach().clone()
             return
-        if id(o) in memo or id(o) in seen or isinstance(o, (nn.Module, type, ModuleType, FunctionType)): return
+        if id(o) in memo or id(o) in seen: return
+        if isinstance(o, (nn.Module, type, ModuleType, FunctionType)): return
         if isinstance(o, dict): parts = o.values()
         elif isinstance(o, (list, tuple)): parts = o
         elif isinstance(o, MethodType): parts = [o.__self__]
@@ -97,125 +114,225 @@ def detached(
 
 
 def snapshot(
-    learn,  # The user's Learner
-):
-    "A copy of its model as it is, without the hooks that callbacks put on it"
-    hooks = [o.hook.id for cb in learn.cbs if isinstance(cb, HookCallback) for o in getattr(cb, 'hooks', ())]
+    learn: Learner,
+) -> nn.Module:
+    "A copy of the Learner's model as it is, without the hooks that callbacks put on it"
+    watchers = [o for o in learn.cbs if isinstance(o, HookCallback)]
+    hooks = [o.hook.id for cb in watchers for o in getattr(cb, 'hooks', ())]
     return copy_model(bare_model(learn.model), [learn, learn.dls, *learn.cbs], hooks)
 
 
+class _StandIn:
+    "In a record, the place of the user's Learner, model or optimizer, which folds fill with theirs"
+
+
 class FitRecord:
-    "What a Learner is when a fit begins, after its callbacks' `before_fit`, so that fold Learners can repeat the fit"
+    """What a Learner is when a fit begins, after its callbacks' `before_fit`: all that fold
+    Learners need to repeat the fit.
+
+    It can be pickled: the user's Learner, model and optimizer then stay behind."""
 
     def __init__(self,
-        learn,  # The user's Learner
+        learn: Learner,  # The user's Learner
         opt,  # Its optimizer; None: fold Learners make their own
     ):
-        self.learn, self.model, self.dls = learn, bare_model(learn.model), bare_dls(learn.dls)
-        self.loss_func, self.opt = learn.loss_func, opt
-        self.config = {o: getattr(learn, o) for o in 'opt_func lr splitter wd wd_bn_bias train_bn moms'.split()}
-        self.n_epoch, self.stop_at, self.parts, self.described = learn.n_epoch, None, [], None
+        self.learn = learn
+        self.model = bare_model(learn.model)
+        self.dls = bare_dls(learn.dls)
+        self.loss_func = learn.loss_func
+        self.opt = opt
+        self.config = {o: getattr(learn, o) for o in _CONFIG}
+        self.n_epoch = learn.n_epoch
+        self.stop_at = self.opt_at = self.described = None
+        self.parts = []
+        self.stand_ins = [_StandIn() for _ in range(3)]
         if opt is None: return
         self.hypers = [dict(o) for o in opt.hypers]
-        self.groups, self.frozen_idx, self.clear = _groups(learn), opt.frozen_idx, _is_clear(opt)
+        self.groups = _groups(learn)
+        self.frozen_idx = opt.frozen_idx
+        self.clear = _is_clear(opt)
         self.requires_grad = [p.requires_grad for p in learn.model.parameters()]
 
+    def __getstate__(self):
+        # `parts` has stand-ins for these, so that no record drags the user's Learner along
+        mine = 'learn', 'model', 'loss_func', 'opt'
+        return {k: v for k, v in vars(self).items() if k not in mine}
+
     def copy_parts(self,
-        leave_out,  # Tuple of callback classes that folds leave out
-        originals,  # List of what was copied in fits before; what is new is added
-    ):
-        """Copy the loss and the callbacks that shape training as they are now, before the first batch. `parts` holds
-        each copy with its original's position in `originals`, the same in every fit.
+        leave_out: tuple,  # Callback classes that folds leave out
+        originals: list,  # What was copied in earlier fits, and optimizers; new ones are added
+    ) -> None:
+        """Copy the loss and the callbacks that shape training as they are now, before the first
+        batch. `parts` holds each copy with its original's position in `originals`, which is the
+        same in every fit.
 
         Raises TypeError for a callback that cannot be copied."""
-        memo = {id(o): o for o in (self.learn, self.model, self.dls, self.opt, *self.dls.loaders,
-                                   *(dl.dataset for dl in self.dls.loaders))}
+        if self.opt is not None: self.opt_at = _position(self.opt, originals)
+        memo = {id(o): o for dl in self.dls.loaders for o in (dl, dl.dataset)}
+        memo[id(self.dls)] = self.dls
+        memo.update(self._stands_for(self.learn, self.model, self.opt))
         memo.update(shared_parts(self.learn.cbs))
-        for o in [self.loss_func, *(cb for cb in self.learn.cbs if _shapes_training(cb, leave_out))]:
-            known = [i for i, p in enumerate(originals) if p is o]
-            if not known: originals.append(o)
-            try: self.parts.append((known[0] if known else len(originals) - 1, copy.deepcopy(o, memo)))
+        for o in [self.loss_func, *(o for o in self.learn.cbs if _shapes_training(o, leave_out))]:
+            try: self.parts.append((_position(o, originals), copy.deepcopy(o, memo)))
             except (TypeError, RuntimeError, AttributeError, ValueError) as e:
-                raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): if it does not "
-                                "shape training, pass its class in leave_out=, or set in_folds = False in it") from e
+                raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): "
+                                "if it does not shape training, pass its class in leave_out=, or "
+                                "set in_folds = False in it") from e
+
+    def _stands_for(self, *mine):
+        # id(None) would stand for every None within a callback
+        return {id(o): s for o, s in zip(mine, self.stand_ins) if o is not None}
+
+    def filled(self,
+        learn: Learner,  # A fold Learner, with its model, optimizer and DataLoaders
+    ) -> dict:
+        "For `copy.deepcopy` of `parts`: what of `learn` takes the place of the user's"
+        stand_ins = zip(self.stand_ins, (learn, learn.model, learn.opt))
+        res = {id(s): o for s, o in stand_ins}
+        res[id(self.dls)] = learn.dls
+        res.update({id(a): b for a, b in zip(self.dls.loaders, learn.dls.loaders)})
+        res.update(shared_parts(template for _, template in self.parts))
+        return res
+
+
+def _position(o, originals):
+    "Where `o` itself is in `originals`, to which it is added if it is new"
+    for i, p in enumerate(originals):
+        if p is o: return i
+    originals.append(o)
+    return len(originals) - 1
 
 
 class InFold(Callback):
-    "In a fold Learner: no validation, stop where the user's Learner stopped, tell the progress bar"
-    order, fitted, fitting = -5, False, False
-    def __init__(self, tick, stop_at=None): self.tick, self.stop_at = tick, stop_at
-    def before_train(self): self.fitting = self.fitted = True
-    def after_fit(self): self.fitting = False
+    """In a fold Learner: no validation, stop where the user's Learner stopped, tell the progress
+    bar"""
+    order = -5
+    fitted = fitting = False
+
+    def __init__(self,
+        tick: Callable,  # Function that takes the share of the fit that is done, 0 to 1
+        stop_at: float | None = None,  # Share of the fit after which the user's Learner stopped
+    ):
+        self.tick = tick
+        self.stop_at = stop_at
+
+    def before_train(self):
+        "The fit is real"
+        self.fitting = self.fitted = True
+
+    def after_fit(self):
+        "Let the fold be predicted"
+        self.fitting = False
 
     def before_validate(self):
+        "Skip the validation of a fit, not that of a prediction"
         if self.fitting and not hasattr(self.learn, 'gather_preds'): raise CancelValidException
 
     def after_batch(self):
+        "Tell how far the fit is, and end it where the user's Learner ended"
         if not self.learn.training: return
         self.tick(self.pct_train)
-        if self.stop_at is not None and self.pct_train > self.stop_at - .5/(self.n_iter*self.n_epoch):
-            raise CancelFitException
+        if self.stop_at is None: return
+        # Folds have fewer batches than the user's Learner: stop at the nearest one
+        if self.pct_train > self.stop_at - .5/(self.n_iter*self.n_epoch): raise CancelFitException
 
 
 class FoldLearner:
-    "A fold Learner, and how far it has followed"
-    def __init__(self, learn, model, leave_out):
-        self.learn, self.opt_of, self.twins, self.n_done = copy.copy(learn), None, {}, 0
+    """A fold Learner, and how far it has followed: `learn`; `n_done`, the number of fits that it
+    repeated; `twins`, its own loss and callbacks, which go on from fit to fit."""
+
+    def __init__(self,
+        learn: Learner,  # The user's Learner
+        model: nn.Module,  # The fold's own copy of the untrained model
+        leave_out: tuple,  # Callback classes that folds leave out
+    ):
+        self.learn = copy.copy(learn)
+        self.opt_of = None
+        self.twins = {}
+        self.n_done = 0
         new = self.learn
-        for name in [*(cb.name for cb in learn.cbs), *(o for o in vars(new) if callable(getattr(Learner, o, None)))]:
+        # What callbacks put on a Learner (their names, wrapped methods) and what it was made with
+        # refer to the user's model
+        methods = [o for o in vars(new) if callable(getattr(Learner, o, None))]
+        for name in [*(cb.name for cb in learn.cbs), *methods, '__stored_args__']:
             vars(new).pop(name, None)
-        new.model, new.opt, new.cbs, new.metrics, new.logger, new.create_mbar = model, None, L(), None, noop, False
+        new.model = model
+        new.opt = new.loss_func = new.metrics = None
+        new.cbs = L()
+        new.logger = noop
+        new.create_mbar = False
         new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
         self.rest()
 
-    def rest(self):
+    def __getstate__(self):
+        # fastcore's Stateful leaves `_stateattrs` out of every pickle, but the next fit of a fold
+        # that was trained in another process needs them
+        values = {i: dict(vars(o)) for i, o in self.twins.items() if isinstance(o, Stateful)}
+        return {**vars(self), '_values': values}
+
+    def __setstate__(self, state):
+        values = state.pop('_values')
+        vars(self).update(state)
+        for i, o in values.items(): vars(self.twins[i]).update(o)
+
+    def rest(self) -> None:
         "Let go of the data, between fits"
         self.learn._end_cleanup()
         vars(self.learn).pop('loss_grad', None)
         self.learn.dls = None
 
-    def set_up(self, record, held_out):
+    def set_up(self,
+        record: FitRecord,
+        held_out: np.ndarray,  # Boolean mask (n,) of the items of the fold
+    ) -> list:
         "Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks"
         learn = self.learn
-        learn.dls = fold_dls(record.dls, held_out, any(isinstance(m, _BatchNorm) for m in learn.model.modules()))
+        normalized = any(isinstance(m, _BatchNorm) for m in learn.model.modules())
+        learn.dls = fold_dls(record.dls, held_out, normalized)
         for name, value in record.config.items(): setattr(learn, name, value)
-        if record.opt is not None: self._set_up_opt(record)
-        main = record.dls
-        memo = {id(record.learn): learn, id(record.model): learn.model, id(record.opt): learn.opt,
-                id(main): learn.dls, **{id(a): b for a, b in zip(main.loaders, learn.dls.loaders)}}
-        memo.update({id(template): self.twins[i] for i, template in record.parts if i in self.twins})
-        memo.update(shared_parts(template for _, template in record.parts))
+        if record.opt_at is not None: self._set_up_opt(record)
+
+        memo = record.filled(learn)
+        # A callback that an earlier fit had too goes on: its copy is the twin of then
+        memo.update({id(o): self.twins[i] for i, o in record.parts if i in self.twins})
         twins = [copy.deepcopy(template, memo) for _, template in record.parts]
         self.twins.update({i: twin for (i, _), twin in zip(record.parts, twins)})
         learn.loss_func, *cbs = twins
         return cbs
 
     def _set_up_opt(self, record):
-        learn, params = self.learn, list(self.learn.model.parameters())
-        if learn.opt is None or (record.clear and self.opt_of is not record.opt):
+        learn = self.learn
+        params = list(learn.model.parameters())
+        if learn.opt is None or (record.clear and self.opt_of != record.opt_at):
             used = {i for pg in record.groups for i in pg}
+            # The default splitter takes what requires gradients, but some may be frozen by now
             for i, p in enumerate(params): p.requires_grad_(i in used or record.requires_grad[i])
             learn.create_opt()
-            self.opt_of = record.opt
+            self.opt_of = record.opt_at
             if _groups(learn) != record.groups:
-                raise ValueError("splitter gives other parameters for a copy of the model than for the model itself: "
-                                 "it must split the parameters of the model that it is given")
+                raise ValueError("splitter gives other parameters for a copy of the model than for "
+                                 "the model itself: it must split the parameters of the model that "
+                                 "it is given")
         elif record.clear: learn.opt.clear_state()
         for p, grad in zip(params, record.requires_grad): p.requires_grad_(grad)
         learn.opt.frozen_idx = record.frozen_idx
         for name in record.hypers[0]: learn.opt.set_hyper(name, [o[name] for o in record.hypers])
 
-    def repeat(self, record):
+    def repeat(self,
+        record: FitRecord,
+    ) -> None:
         "The fit of `record`, once more"
-        hypers = {o: [h[o] for h in record.hypers] for o in ('lr', 'wd') if o in record.hypers[0]}
+        names = [o for o in ('lr', 'wd') if o in record.hypers[0]]
+        hypers = {}
+        for o in names: hypers[o] = [h[o] for h in record.hypers]
         self.learn.fit(record.n_epoch, **hypers)
 
 
 def check_opt_func(
     opt_func,  # `opt_func` of a Learner
-):
-    "Raise TypeError where `opt_func` is a built optimizer, which is tied to the parameters of one model"
+) -> None:
+    "Raise TypeError if `opt_func` is a built optimizer, which is tied to one model's parameters"
     if isinstance(opt_func, (OptimWrapper, Optimizer, torch.optim.Optimizer)):
-        raise TypeError(f"opt_func is a built {type(opt_func).__name__}, tied to the parameters of one model: pass a "
-                        "function that builds it, for example opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)")
-
+        raise TypeError(f"opt_func is a built {type(opt_func).__name__}, tied to the parameters of "
+                        "one model: pass a function that builds it, for example "
+                        "opt_func=partial(OptimWrapper, opt=torch.optim.AdamW)")

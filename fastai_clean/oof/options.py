@@ -1,24 +1,111 @@
-"The one place where what makes out-of-fold probabilities is chosen"
+"The options of out-of-fold training, declared once, and the engine that they choose"
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
 
+from fastcore.foundation import L
 
 from ..data.distributed import check_one_process
 from .auto import AutoFolds
 from .cache import cache_folder
 from .features import FeatureHeads
+from .fit import FitRecord
 from .folds import FoldLearners
+
+MODES = 'folds', 'features', 'auto'
+
+
+@dataclass
+class FoldOptions:
+    """How the folds are made, trained, kept and averaged: what `ConfidentLearningCallback` and
+    `Learner.oof_preds` take.
+
+    Raises TypeError or ValueError, naming the option, for a value that means nothing. What only
+    the data can tell is checked by `fold_numbers` (`n_folds`, `splits`) and `infer_act` (`act`),
+    before anything is trained."""
+    n_folds: int = 5  # Number of folds
+    splits: Any = None  # Fold numbers or group ids (n,), a scikit-learn splitter; None: stratified
+    seed: int = 42  # Seed of the folds and of the fold Learners' random numbers
+    act: Callable | None = None  # Turns outputs into probabilities; None: the loss's activation
+    # Callback classes that folds leave out, besides progress bars, loggers and trackers
+    leave_out: type | Sequence[type] = ()
+    tta: str | None = None  # 'flip': mean over each held-out image and its mirror image
+    n_jobs: int = 1  # Processes that train folds; 1: this one alone, -1: one per core
+    # Folder in which finished folds are kept; None: nowhere
+    cache_dir: str | os.PathLike | None = None
+    n_repeats: int = 1  # Runs, each with the next seed, whose probabilities are averaged
+    # 'epochs': mean of the predictions after each epoch of the last fit; for long fits
+    average: str | None = None
+    # 'features': heads on the untrained model's features; 'auto': those if they are good enough
+    mode: str = 'folds'
+    # Your text or number in the cache's key: change it when code that the cache cannot see changes
+    cache_key: str | float | None = None
+
+    def __post_init__(self):
+        for name, least in (('seed', 0), ('n_repeats', 1)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} is {value!r}: pass a whole number, {least} or more")
+        n_jobs = self.n_jobs
+        if not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or not n_jobs:
+            raise ValueError(f"n_jobs is {n_jobs!r}: pass a number of processes, -1 for one "
+                             "per core")
+        if not all(isinstance(o, type) for o in L(self.leave_out)):
+            raise TypeError(f"leave_out is {self.leave_out!r}: pass callback classes, such as "
+                            "(MixUp,)")
+        if self.tta not in (None, 'flip'):
+            raise ValueError(f"tta is {self.tta!r}: choose 'flip' or None")
+        if self.average not in (None, 'epochs'):
+            raise ValueError(f"average is {self.average!r}: choose 'epochs' or None")
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}: choose 'folds', 'features' or 'auto'")
+        if self.mode != 'folds' and self.tta is not None:
+            raise ValueError(f"tta is {self.tta!r}, which features do not know: pass tta=None or "
+                             "mode='folds'")
+        if self.mode != 'folds' and self.average is not None:
+            raise ValueError(f"average is {self.average!r}, but features have no epochs: pass "
+                             "average=None or mode='folds'")
+        if not isinstance(self.cache_key, (str, Real, type(None))):
+            raise TypeError(f"cache_key is {self.cache_key!r}: pass a text or a number")
+
+        self.seed = int(self.seed)
+        self.n_repeats = int(self.n_repeats)
+        self.n_jobs = int(n_jobs)
+        self.leave_out = tuple(L(self.leave_out))
+
+
+def takes_options(
+    f: Callable,  # A function that passes `*args` and `**kwargs` on to `FoldOptions`
+) -> Callable:
+    "Have `help()`, `inspect.signature` and fastcore's docments show the options as `f`'s own"
+    sig = inspect.signature(f)
+    stars = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    own = [o for o in sig.parameters.values() if o.kind not in stars]
+    options = inspect.signature(FoldOptions).parameters.values()
+    f.__signature__ = sig.replace(parameters=[*own, *options])
+    # fastcore's `delegates` would point at the `__init__` that the dataclass generates, which has
+    # no source: docments needs the class, whose comments it can read
+    f.__delwrap__ = FoldOptions
+    return f
 
 
 def make_engine(
-    record,  # FitRecord of the Learner as it is before training
-    mode='folds',  # 'folds', 'features' or 'auto', see `FoldLearners`, `FeatureHeads` and `AutoFolds`
-    cache_dir=None,  # Folder in which what is finished is kept; None: nowhere
-    **kwargs,  # Passed to `FoldLearners`
-):
-    "What follows the fits of a Learner and sets its `oof`; raises what that raises, ValueError for another `mode`"
-    check_one_process(kwargs.get('n_jobs', 1), cache_dir)
-    if mode == 'folds': return FoldLearners(record, cache_dir=cache_dir, **kwargs)
-    if mode not in ('features', 'auto'): raise ValueError(f"mode is {mode!r}: choose 'folds', 'features' or 'auto'")
-    if cache_dir is not None: cache_dir = cache_folder(cache_dir)
-    if mode == 'features': return FeatureHeads(FoldLearners(record, **kwargs), cache_dir)
-    of_folds, of_features = (None if cache_dir is None else cache_dir/o for o in ('folds', 'features'))
-    return AutoFolds(FeatureHeads(FoldLearners(record, cache_dir=of_folds, **kwargs), of_features))
+    record: FitRecord,  # FitRecord of the Learner as it is before training
+    options: FoldOptions,  # How the folds are made
+) -> FoldLearners | FeatureHeads | AutoFolds:
+    """What follows the fits of a Learner and sets its `oof`.
+
+    Raises what that raises, and ValueError if this is one of several processes that train together
+    and an option needs it to be alone."""
+    check_one_process(options.n_jobs, options.cache_dir)
+    if options.mode == 'folds': return FoldLearners(record, options)
+
+    folder = None if options.cache_dir is None else cache_folder(options.cache_dir)
+    if options.mode == 'features':
+        return FeatureHeads(FoldLearners(record, replace(options, cache_dir=None)), folder)
+    if folder is None: return AutoFolds(FeatureHeads(FoldLearners(record, options)))
+    folds = FoldLearners(record, replace(options, cache_dir=folder/'folds'))
+    return AutoFolds(FeatureHeads(folds, folder/'features'))

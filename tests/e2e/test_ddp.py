@@ -7,19 +7,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from conftest import digit_dls, plant, quiet, tiny_model
 from fastai import distributed
 from fastai.callback.core import Callback
 from fastai.callback.schedule import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
+from helpers import digit_dls, plant, quiet, tiny_model
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 
 N, TESTS = 300, Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 assert hasattr(Learner, 'fit_one_cycle')
 
 

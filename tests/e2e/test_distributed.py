@@ -9,24 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import digit_dls, tiny_learn, tiny_model
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
+from helpers import digit_dls, tiny_learn, tiny_model
 from joblib import parallel_config
 
 from fastai_clean.all import ConfidentLearningCallback
 
 N, TESTS = 120, Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 assert hasattr(Learner, 'fit_one_cycle')
 
 
 class KillsOnce(Callback):
-    "Ends its process in the middle of a fold, once over all processes; not the person's own"
-    def __init__(self, marker): self.marker, self.person = str(marker), os.getpid()
+    "Ends its process in the middle of a fold, once over all processes; not the user's own"
+    def __init__(self, marker): self.marker, self.user = str(marker), os.getpid()
 
     def after_batch(self):
-        if os.getpid() == self.person or self.learn.pct_train < .5: return
+        if os.getpid() == self.user or self.learn.pct_train < .5: return
         try: os.close(os.open(self.marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError: return
         os.kill(os.getpid(), signal.SIGKILL)
@@ -49,6 +50,8 @@ def dask_cluster():
 
 @contextmanager
 def ray_cluster():
+    # Ray gives its daemon 30 seconds to start, which a loaded machine may need for itself
+    os.environ.setdefault('RAY_raylet_start_wait_time_s', '240')
     import ray
     from ray.util.joblib import register_ray
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -9,20 +9,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from conftest import digit_dls, tiny_learn, tiny_model
 from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import Learner
+from helpers import digit_dls, tiny_learn, tiny_model
 
 from fastai_clean.all import ConfidentLearningCallback, OutOfFold
 from fastai_clean.oof.fit import FoldLearner
 
 KILLS, FOLDS, FITS, TESTS = int(os.environ.get('KILL_RUNS', 4)), 5, 2, Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 assert hasattr(Learner, 'fine_tune')
 
 
 def script(cache_dir, out):
-    "What a person's script does, and how many fits its folds did"
+    "What a user's script does, and how many fits its folds did"
     torch.manual_seed(0)
     fits, repeat = [], FoldLearner.repeat
     FoldLearner.repeat = lambda *args: (fits.append(1), repeat(*args))
@@ -66,7 +68,9 @@ def killed_runs(folder, kills, seed=0):
         assert ended(started(cache, folder/'oof')) == 0
         after, got = finished(cache), OutOfFold.load(folder/'oof').pred_probs
         again = sum(after[o] == before[o] for o in before)
-        extra = int((folder/'fits').read_text()) - (FITS*FOLDS - len(before))
+        # A fold that lacks its last fit repeats the first, even if its result is known
+        begun = [i for i in range(FOLDS) if f'fit-0-fold-{i}' in before and f'fit-1-fold-{i}' not in before]
+        extra = int((folder/'fits').read_text()) - (FITS*FOLDS - len(before)) - len(begun)
         new = dict(kills=killed, runs=1, finished=len(before), used_again=again, fits_done_twice=extra,
                    identical=np.array_equal(got, whole), half_files=sum(not json.loads(
                        (cache/o/'about.json').read_text())['config'] for o in after))
@@ -84,4 +88,4 @@ def test_killed_runs_lose_at_most_the_fold_they_were_at(tmp_path):
     print(sums)
     assert sums['kills'] >= KILLS and sums['used_again'] == sums['finished'] > 0
     assert sums['identical'] == sums['runs'] and sums['half_files'] == 0
-    assert sums['fits_done_twice'] <= sums['kills']
+    assert sums['fits_done_twice'] == 0

@@ -1,0 +1,282 @@
+"""Fingerprints: text that tells one run of folds, one fit and one set of features from others.
+
+A fingerprint is plain: hashes of data and weights, settings as text, versions, and the user's own
+`cache_key`. It does not see the code of functions and classes, nor the values that functions read
+from outside, nor what an object keeps but its `__init__` does not name."""
+import hashlib
+import os
+import platform
+import re
+from datetime import date
+from enum import Enum
+from functools import partial
+from inspect import unwrap
+from pathlib import Path
+from types import FunctionType, MethodType, SimpleNamespace
+
+import fastai
+import numpy as np
+import pandas as pd
+import torch
+from fastai.callback.schedule import ParamScheduler
+from fastai.data.core import Datasets
+from fastai.data.load import DataLoader
+from fastcore.foundation import L
+from fasttransform import Transform
+from torch import nn
+from torch.distributions import Distribution
+
+from .. import __version__
+from ..data import ids_of
+
+VERSIONS = dict(python=platform.python_version(), torch=torch.__version__,
+                fastai=fastai.__version__, fastai_clean=__version__)
+DEPTH = 12
+_AS_WRITTEN = (bool, int, float, complex, str, bytes, type(None), range, slice, date, re.Pattern,
+               Enum, torch.dtype, torch.device)
+_FRAMES = pd.DataFrame, pd.Series, pd.Index
+_RUNNING = {'training', 'do', 'run', 'learn', 'split_idx'}  # Attributes that are no settings
+
+
+def fingerprint(
+    o,  # Anything
+    live: tuple = (),  # What training changes, known by its class alone: Learner, model, loaders
+    depth: int = 0,  # How far inside of what was asked for `o` is
+) -> str:
+    """`o` as text, the same in every process for what was made the same way: no addresses, no
+    order of sets.
+
+    Arrays and frames: a hash. Modules: layers, settings, weights. Functions: their name, defaults
+    and closure. Other objects: their class, and the attributes that its `__init__` names."""
+    if isinstance(o, np.generic): o = o.item()
+    if isinstance(o, _AS_WRITTEN): return repr(o)
+    if isinstance(o, Path): return o.as_posix()
+    if isinstance(o, (np.ndarray, torch.Tensor)): return _array_text(o)
+    if isinstance(o, _FRAMES): return _frame_text(o)
+    if depth > DEPTH or any(o is p for p in live): return type(o).__name__
+
+    def of(v): return fingerprint(v, (*live, o), depth + 1)
+    if isinstance(o, SimpleNamespace): o = vars(o)
+    if isinstance(o, dict):
+        return '{%s}' % ', '.join(sorted(f'{of(k)}: {of(v)}' for k, v in o.items()))
+    if isinstance(o, (set, frozenset)): return '{%s}' % ', '.join(sorted(map(of, o)))
+    if isinstance(o, (list, tuple, L)): return '[%s]' % ', '.join(map(of, o))
+    if isinstance(o, partial): return f'partial({of(o.func)}, {of(o.args)}, {of(o.keywords)})'
+    if isinstance(o, MethodType): return f'{of(o.__self__)}.{o.__name__}'
+    if isinstance(o, FunctionType): return _function_text(o, of)
+    if hasattr(o, '__qualname__'): return f'{o.__module__}.{o.__qualname__}'
+    if isinstance(o, nn.Module): return f'{model_text(o, live, depth)} {_weights(o)}'
+    if isinstance(o, Distribution):
+        # Its repr may hide its arguments, as that of Beta, MixUp's, does
+        return f'{type(o).__name__}({of({k: getattr(o, k) for k in o.arg_constraints})})'
+    if hasattr(o, 'init_kwargs') and hasattr(o, 'get_vocab'):
+        # A slow tokenizer of transformers grows caches while it runs
+        return f'{type(o).__qualname__}({of(o.init_kwargs)}, {of(o.get_vocab())})'
+    if not hasattr(o, '__dict__'): return _without_addresses(repr(o))
+    return f'{type(o).__qualname__}({of(_settings(o, live))})'
+
+
+def _array_text(o):
+    if isinstance(o, torch.Tensor):
+        data = o.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return f'{o.dtype} {tuple(o.shape)} {digest(data.tobytes())}'
+    if o.dtype == object: return f'{o.shape} {digest(repr([fingerprint(v) for v in o.flat]))}'
+    return f'{o.dtype} {o.shape} {digest(np.ascontiguousarray(o).tobytes())}'
+
+
+def _frame_text(o):
+    if isinstance(o, pd.DataFrame):
+        return f'[{", ".join(_frame_text(o.iloc[:, i]) for i in range(o.shape[1]))}]'
+    # Cells may be arrays, which pandas cannot hash
+    if o.dtype == object: o = o.map(lambda v: v if isinstance(v, str) else fingerprint(v))
+    values = pd.util.hash_pandas_object(o).to_numpy()
+    return f'{o.name} {digest(values.tobytes())}'
+
+
+def _function_text(f, of):
+    # What a wrapper wraps is in its closure
+    cells = [_content(o) for o in f.__closure__ or ()]
+    return f'{f.__module__}.{f.__qualname__}{of([f.__defaults__, f.__kwdefaults__, cells])}'
+
+
+def _content(cell):
+    try: return cell.cell_contents
+    # That of a function that refers to itself may be empty still
+    except ValueError: return None
+
+
+def _settings(o, live):
+    "Attributes that say how `o` was made, not what it did since, as far as can be told"
+    if '__stored_args__' in vars(o): return o.__stored_args__
+    # Most transforms and callbacks do not keep their arguments: what `__init__` names comes near
+    own = [vars(c).get('__init__') for c in type(o).__mro__]
+    inits = [unwrap(f).__code__ for f in own if isinstance(f, FunctionType)]
+    names = {n for c in inits for n in (*c.co_names, *c.co_varnames)} - _RUNNING
+    res = {k: v for k, v in vars(o).items() if k in names or k.lstrip('_') in names}
+    if isinstance(o, Transform) and 'encodes' in res:
+        # fasttransform wraps a function into a dispatcher, and the dispatcher's name says little
+        found = [getattr(m, 'implementation', None) for m in res['encodes'].methods]
+        res['encodes'] = {fingerprint(f, live) for f in found if callable(f)}
+    return res
+
+
+def model_text(
+    model: nn.Module,
+    live: tuple = (),  # As in `fingerprint`
+    depth: int = 0,
+) -> str:
+    "Layers and settings of a model, without its weights"
+    # A layer's repr may hide arguments, as that of torch's CrossEntropyLoss does
+    parts = []
+    for name, m in model.named_modules():
+        values = {k: v for k, v in _settings(m, live).items() if not isinstance(v, nn.Module)}
+        parts.append(f'{name}: {fingerprint(values, live, depth + 1)}')
+    return f'{_without_addresses(repr(model))} {digest(repr(parts))}'
+
+
+def _weights(model):
+    return digest(repr([(k, fingerprint(v)) for k, v in model.state_dict().items()]))
+
+
+def _without_addresses(text): return re.sub('0x[0-9a-fA-F]+', '', text)
+
+
+def digest(
+    o: str | bytes,
+) -> str:
+    "A short hash of `o`"
+    data = o if isinstance(o, bytes) else o.encode(errors='backslashreplace')
+    return hashlib.sha1(data).hexdigest()[:16]
+
+
+def _short(o, live=()):
+    text = fingerprint(o, live)
+    return text if len(text) <= 40 else digest(text)
+
+
+def _stat(o):
+    "An item of a data set as text; of a file its name, size and time of change"
+    if isinstance(o, (list, tuple, L)): return f'[{", ".join(map(_stat, o))}]'
+    if not isinstance(o, Path) or not o.exists(): return fingerprint(o)
+    stat = os.stat(o)
+    return f'{o.as_posix()} {stat.st_size} {stat.st_mtime_ns}'
+
+
+def image_files(
+    tl,  # The TfmdLists of the inputs or targets of a Datasets
+) -> list[Path] | None:
+    "The image or mask file of each item, or None if it is not made of a file"
+    fs = list(tl.tfms.fs)
+    # `PILImage.create` and the like, of which only what goes before is run: nothing is opened
+    opens = ['PIL' in f'{getattr(f, "name", "")} {fingerprint(f)}' for f in fs]
+    if True not in opens: return None
+    k = opens.index(True)
+    found = []
+    for i in range(len(tl)):
+        x = tl.items.iloc[i] if hasattr(tl.items, 'iloc') else tl.items[i]
+        for f in fs[:k]: x = f(x, split_idx=1)
+        if not isinstance(x, (str, Path)): return None
+        found.append(Path(x))
+    return found
+
+
+def _inputs(ds):
+    "A hash of the items of `ds` and of the files that they name; None for a data set without"
+    items = getattr(ds, 'items', None)
+    if items is None or callable(items): return None
+    frame = isinstance(items, (pd.DataFrame, pd.Series))
+    parts = [fingerprint(items)] if frame else [_stat(o) for o in items]
+    for tl in ds.tls if isinstance(ds, Datasets) else ():
+        parts += [_stat(o) for o in image_files(tl) or ()]
+    return digest(repr(parts))
+
+
+def run_fingerprint(
+    folds,  # FoldLearners as they are made
+) -> dict[str, str]:
+    "What all fits of a run share, name -> text: its data, labels and weights, and how it is folded"
+    record = folds.record
+    act = folds.act
+    names = 'average', 'tta', 'cache_key'
+    return {
+        'n_folds': str(folds.n_folds), 'n_repeats': str(folds.n_repeats), 'seed': str(folds.seed),
+        **{o: repr(getattr(folds.options, o)) for o in names},
+        'labels': digest(fingerprint(tuple(folds.labels))), 'ids': digest(repr(folds.ids)),
+        'inputs': str(_inputs(record.dls.train.dataset)),
+        'folds': digest(fingerprint(folds.numbers)),
+        'weights': _weights(folds.snapshot),
+        'model': digest(model_text(folds.snapshot, _live(record))),
+        'metrics': ', '.join(getattr(o, 'name', str(o)) for o in record.learn.metrics),
+        # A method of the loss, which `fit_fingerprint` sees whole
+        'act': act.__name__ if isinstance(act, MethodType) else _short(act), **VERSIONS}
+
+
+def fit_fingerprint(
+    record,  # FitRecord with its parts
+    fit=None,  # The function that trains, if `record` says nothing of it
+) -> dict[str, str]:
+    "What a fit is as it begins, name -> text: its record, loss, callbacks, loader and transforms"
+    (_, loss), *cbs = record.parts
+    res = {**record.config, 'loss': loss, **_loader(record.dls.train)}
+    for _, cb in cbs:
+        name = 'schedule' if type(cb) is ParamScheduler else type(cb).__name__
+        res.setdefault(name, []).append(cb)
+    if record.opt is not None:
+        names = 'n_epoch', 'hypers', 'groups', 'frozen_idx', 'requires_grad', 'clear'
+        res.update({o: getattr(record, o) for o in names})
+    if fit is not None: res['fit'] = [fit, _called(getattr(fit, '__code__', None), fit.__doc__)]
+    live = _live(record)
+    return {k: _short(v, live) for k, v in res.items()}
+
+
+def _called(code, doc=None):
+    "The names and constants in a function: with what which fits are called, if not in what order"
+    if code is None: return ()
+    inner = [_called(o) for o in code.co_consts if hasattr(o, 'co_names')]
+    values = [o for o in code.co_consts if not hasattr(o, 'co_names') and o != doc]
+    return code.co_names, values, inner
+
+
+def _live(record):
+    loaders = [*record.dls.loaders, *(o.dataset for o in record.dls.loaders)]
+    return (record.learn, record.learn.model, record.model, record.opt, record.dls,
+            record.learn.dls, *record.stand_ins, *loaders)
+
+
+def _loader(dl):
+    "What a DataLoader does with its items: batches, and the transforms, name -> value"
+    pipes = {'item_tfms': [getattr(dl, 'after_item', None)],
+             'batch_tfms': [getattr(dl, o, None) for o in ('before_batch', 'after_batch')],
+             'transforms': [getattr(tl, 'tfms', None) for tl in getattr(dl.dataset, 'tls', ())]}
+    res = {}
+    for k, some in pipes.items(): res[k] = [list(getattr(p, 'fs', ())) for p in some]
+    res.update({o: getattr(dl, o, None) for o in ('shuffle', 'drop_last', 'n', 'partial_n')})
+    res.update({o: vars(dl)[o] for o in ('wgts', 'collate_fn') if o in vars(dl)})
+    return {**res, 'dataloader': type(dl).__qualname__, 'device': str(getattr(dl, 'device', None)),
+            'batch_size': getattr(dl, 'bs', getattr(dl, 'batch_size', None))}
+
+
+def features_key(
+    learn,  # The Learner that is to read `dl`
+    dl,  # A DataLoader that is not shuffled
+    layer: str,  # Name of the module whose inputs or outputs are the features
+    cache_key=None,  # The user's own
+) -> str:
+    """A hash of what features are made of: the model with its weights, `layer`, the callbacks,
+    versions and what is read, whatever the labels.
+
+    Of images in files that is their names, sizes, times of change and the first batch, which shows
+    the transforms; of anything else every batch, loaded without the model."""
+    ds = dl.dataset
+    files = image_files(ds.tls[0]) if isinstance(ds, Datasets) else None
+    batches = dl
+    if files is not None:
+        batches = [dl.one_batch() if isinstance(dl, DataLoader) else next(iter(dl))]
+    inputs = []
+    for b in batches:
+        n_inp = getattr(learn.dls, 'n_inp', max(1, len(b) - 1))
+        inputs.append(fingerprint(b[:n_inp]))
+    parts = [model_text(learn.model), _weights(learn.model), layer, ids_of(ds, learn.path), inputs,
+             [_stat(o) for o in files or ()], repr(cache_key), VERSIONS,
+             [fingerprint(o) for o in learn.cbs.sorted('order')]]
+    return digest(repr(parts))
