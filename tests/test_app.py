@@ -1,61 +1,93 @@
-"The browser app without a browser: its CSVs, command line and pages; tests/e2e/test_browser.py has the browser"
+"The browser app without a browser: its CSVs, command line and server; tests/e2e/test_browser.py has the browser"
 import csv
+import http.client
+import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from urllib.request import urlopen
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import digit_dls, plant, tiny_learn
 from fastai.callback import progress  # noqa: F401  a Learner shows its progress only then
+from helpers import digit_dls, plant, tiny_learn
 from PIL import Image
 from sklearn.datasets import load_digits
-from streamlit.testing.v1 import AppTest
 
+from fastai_clean import app
+from fastai_clean._images import Unreadable, thumbnail
 from fastai_clean.all import CleanInterpretation
-from fastai_clean.app import cards, clicks, launch, main, read_issues
-from fastai_clean.app.cards import picture
-from fastai_clean.app.predict import predict_text
-from fastai_clean.app.text import plain, unmarked
-from fastai_clean.review import ReviewSession
+from fastai_clean.app import Server, main, opened, predict_text, shown
+from fastai_clean.review import ReviewSession, read_issues
+from fastai_clean.review.page import Page
 
 
 def table(n=30, classes=3):
     "An issue table of `n` items, every third no issue"
     names = [f'class {i}' for i in range(classes)]
-    return pd.DataFrame({'item': [f'item {i}' for i in range(n)], 'given': [names[i % classes] for i in range(n)],
+    return pd.DataFrame({'id': [f'item {i}' for i in range(n)], 'given': [names[i % classes] for i in range(n)],
                          'predicted': [names[(i + 1) % classes] for i in range(n)], 'is_issue': np.arange(n) % 3 > 0,
                          'confidence': np.linspace(.9, .5, n), 'label_quality': np.linspace(0, 1, n),
                          'text': [f'text {i}' for i in range(n)]})
 
 
+class Client:
+    "A server in a thread, and what a browser would ask it"
+    def __init__(self, folder, **kwargs):
+        self.session = ReviewSession(table(), folder/'journal.jsonl', user='ann')
+        self.server = Server(Page(self.session, lambda row: row.text, 12), **kwargs)
+        self.port, self.root = self.server.server_port, urlsplit(self.server.url).path
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def ask(self, method='GET', name='', body=None, root=None, host=None, **headers):
+        "Status, headers and body of the answer"
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=20)
+        headers = {k.replace('_', '-'): v for k, v in headers.items()}
+        headers['Host'] = f'127.0.0.1:{self.port}' if host is None else host
+        if isinstance(body, dict):
+            body = json.dumps(body)
+            headers.setdefault('Content-Type', 'application/json')
+        connection.request(method, f'{self.root if root is None else root}{name}', body, headers)
+        answer = connection.getresponse()
+        got = answer.status, dict(answer.getheaders()), answer.read()
+        connection.close()
+        return got
+
+    def post(self, do, name='msg', **what):
+        "The reply to a message, and its buffers"
+        status, _, body = self.ask('POST', name, {'do': do, 're': f'v.{time.monotonic()}', 'view': 'v', **what})
+        assert status == 200
+        return json.loads(body)
+
+    def close(self):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    "Runs the app on a table"
-    def run_it(df, *args, query=()):
-        df.to_csv(tmp_path/'issues.csv', index=False)
-        monkeypatch.setattr(sys, 'argv', ['script.py', str(tmp_path/'issues.csv'), '--user', 'ann', *map(str, args)])
-        launch.opened.cache_clear()
-        app = AppTest.from_file(str(launch.SCRIPT), default_timeout=30)
-        for k, v in dict(query).items(): app.query_params[k] = v
-        return app.run()
-    return run_it
+def client(tmp_path):
+    client = Client(tmp_path)
+    yield client
+    client.close()
 
 
-def session_of(tmp_path): return ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='bob')
-def texts(app): return [o.value for o in app.text]
-def ids_of(app): return [o.key.removeprefix('select-') for o in app.checkbox]
+KEEP = {'do': 'act', 're': 'v.keep', 'view': 'v', 'act': 'keep', 'rows': [1], 'value': None, 'at': None}
 
 
-def test_issue_table_is_left_to_the_session(tmp_path):
+# What is read
+
+def test_issue_table_is_read_as_the_session_reads_it(tmp_path):
     table().to_csv(tmp_path/'issues.csv', index=False)
-    assert read_issues(tmp_path/'issues.csv') == tmp_path/'issues.csv'
     assert len(ReviewSession(read_issues(tmp_path/'issues.csv'), tmp_path/'j.jsonl').issues) == 30
 
 
@@ -64,7 +96,7 @@ def test_seed_file_without_header_is_read_whole_and_in_its_order(tmp_path):
             ('5', '1241039898271985670', 'e', 'INFORMATIVE', 'NA', 'NA', '0.98')]
     with open(tmp_path/'noisy_text.csv', 'w', newline='', encoding='utf-8') as f: csv.writer(f).writerows(rows)
     df = ReviewSession(read_issues(tmp_path/'noisy_text.csv'), tmp_path/'j.jsonl').issues
-    found = df[['position', 'item', 'text', 'given', 'hashtags', 'predicted', 'confidence']].astype(str)
+    found = df[['position', 'id', 'text', 'given', 'hashtags', 'predicted', 'confidence']].astype(str)
     assert [*found.itertuples(index=False, name=None)] == rows and df.is_issue.all()
 
 
@@ -75,7 +107,7 @@ def test_what_to_csv_wrote_reads_back_as_its_issues(tmp_path):
     with pytest.warns(UserWarning): interp = CleanInterpretation.from_learner(learn, dl=learn.dls.train)
     flagged = interp.issues[interp.issues.is_issue]
     df = ReviewSession(read_issues(interp.to_csv(tmp_path/'noisy.csv')), tmp_path/'j.jsonl').issues
-    for name in ('item', 'given', 'predicted'): assert df[name].tolist() == flagged[name].map(str).tolist()
+    for name in ('id', 'given', 'predicted'): assert df[name].tolist() == flagged[name].map(str).tolist()
     assert len(df) > 10 and np.allclose(df.confidence, flagged.confidence) and df.is_issue.all()
 
 
@@ -84,7 +116,7 @@ def test_own_columns_of_the_same_names_are_not_taken_for_the_predictions(tmp_pat
                   'predictions_1': ['2', '2'], 'confidence_1': [.5, .25]}).to_csv(tmp_path/'noisy.csv', index=False)
     df = read_issues(tmp_path/'noisy.csv', label_column='y')
     assert df.predicted.tolist() == ['2', '2'] and df.confidence.tolist() == [.5, .25]
-    assert df['item'].tolist() == ['a', 'b'] and df.is_issue.tolist() == [True, False]
+    assert df['id'].tolist() == ['a', 'b'] and df.is_issue.tolist() == [True, False]
 
 
 @pytest.mark.parametrize('change, options, message', [
@@ -100,318 +132,224 @@ def test_unfit_csv_is_named(tmp_path, change, options, message):
     with pytest.raises(ValueError, match=message): read_issues(tmp_path/'noisy.csv', **options)
 
 
-def test_text_is_shown_without_what_reorders_or_breaks_it():
-    assert plain('a\u202eb\x00c\ud800d\ne\tf<b>') == 'a\ufffdb\ufffdc\ufffdd\ne\tf<b>'
-    assert plain('x'*30, 10) == 'x'*10 + '… (30 characters)' and plain('') == '(empty)'
-
-
-def test_text_for_markdown_has_no_mark_left():
-    assert unmarked('a_b ![x](y)') == r'a\_b \!\[x\]\(y\)' and unmarked(' \n a  b') == 'a b'
-    assert unmarked(':x: <->') == '\\:\u2060x\\:\u2060 \\<\u2060\\-\u2060\\>' and unmarked('  ') == r'\(blank\)'
-
-
-def test_without_streamlit_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, 'find_spec', lambda name: None)
-    with pytest.raises(SystemExit, match=r"pip install 'fastai_clean\[app\]'"): main([tmp_path/'issues.csv'])
-
-
-def test_package_needs_no_streamlit_to_be_imported():
-    code = "import sys; sys.modules['streamlit'] = None; import fastai_clean.app; print('fastai' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'
-
+# The command
 
 @pytest.mark.parametrize('args, message', [
-    (['gone.csv'], 'No such file'), (['issues.csv', '--images', 'gone'], '--images gone is no folder'),
-    (['issues.csv', '--model', 'gone.pkl'], '--model gone.pkl is no file'),
-    (['issues.csv', '--journal', 'issues.csv'], 'is no journal of fastai_clean')])
-def test_what_cannot_be_opened_is_said_before_a_server_starts(tmp_path, monkeypatch, args, message):
+    (['gone.csv'], 'No such file'), (['issues.csv', '--images', 'gone'], '--images gone is not a folder'),
+    (['issues.csv', '--model', 'gone.pkl'], '--model gone.pkl is not a file'),
+    (['issues.csv', '--journal', 'issues.csv'], 'issues.csv is not a journal'),
+    (['issues.csv', '--page-size', '0'], 'page_size is 0'), (['issues.csv', '--port', '99999'], 'port'),
+    (['issues.csv', '--user', 'a\nb'], 'user is'),
+    (['empty.csv'], 'empty.csv cannot be read as a CSV'), (['bytes.csv'], 'bytes.csv cannot be read as a CSV')])
+def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     table().to_csv('issues.csv', index=False)
-    monkeypatch.setattr('streamlit.web.cli.main', None)
-    with pytest.raises(SystemExit, match=message): main(args)
+    (tmp_path/'empty.csv').touch()
+    (tmp_path/'bytes.csv').write_bytes(bytes(range(256)))
+    monkeypatch.setattr(Server, 'serve_forever', None)
+    with pytest.raises(SystemExit, match=message) as e: main([*args, '--no-browser'])
+    assert str(e.value).startswith('fastai_clean_review: ') and len(str(e.value).splitlines()) == 1
 
 
-def test_server_is_started_for_this_machine_alone_and_its_status_is_returned(tmp_path, monkeypatch):
+def test_port_that_is_taken_is_said(tmp_path, monkeypatch, client):
     table().to_csv(tmp_path/'issues.csv', index=False)
-    said = []
+    with pytest.raises(SystemExit, match='Address already in use'):
+        main([tmp_path/'issues.csv', '--port', client.port, '--no-browser'])
 
-    def fake(args, name):
-        said.extend(args)
-        raise SystemExit(3)
-    monkeypatch.setattr('streamlit.web.cli.main', fake)
-    assert main([tmp_path/'issues.csv', '--port', '8123']) == 3
-    command, end = said[:said.index('--')], said[said.index('--') + 1:]
-    assert {'--server.address=127.0.0.1', '--browser.gatherUsageStats=false', '--server.headless=true',
-            '--server.fileWatcherType=none', '--server.port=8123'} <= {*command}
-    assert end == [str(tmp_path/'issues.csv'), '--port', '8123']
+
+@pytest.mark.parametrize('more, opens', [([], True), (['--no-browser'], False)])
+def test_browser_is_opened_at_the_address_that_is_printed(tmp_path, monkeypatch, capsys, more, opens):
+    table().to_csv(tmp_path/'issues.csv', index=False)
+    urls, opened_one = [], threading.Event()
+    monkeypatch.setattr('webbrowser.open', lambda url: (urls.append(url), opened_one.set()))
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+
+    def serve(self):
+        if opens: assert opened_one.wait(20)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Server, 'serve_forever', serve)
+    assert main([tmp_path/'issues.csv', *more]) == 0
+    address = re.search(r'http://127\.0\.0\.1:\d+/[\w-]{22}/', capsys.readouterr().out).group()
+    assert urls == [address]*opens
 
 
 @pytest.mark.parametrize('name, status', [('SIGTERM', 0), ('SIGINT', 0), ('SIGKILL', -9)])
 def test_server_is_one_process_that_a_signal_ends(tmp_path, name, status):
     table().to_csv(tmp_path/'issues.csv', index=False)
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
     code = 'import sys; from fastai_clean.app import main; sys.exit(main())'
-    process = subprocess.Popen([sys.executable, '-c', code, 'issues.csv', '--port', str(port)], cwd=tmp_path,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    command = [sys.executable, '-c', code, 'issues.csv', '--no-browser']
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                env={**os.environ, 'HOME': str(tmp_path)})
-
-    def answers():
-        try: return urlopen(f'http://127.0.0.1:{port}/_stcore/health', timeout=5).read() == b'ok'
-        except OSError: return False
     try:
-        end = time.monotonic() + 60
-        while not answers() and time.monotonic() < end: time.sleep(.1)
+        url = urlsplit(process.stdout.readline().split()[-1])
+
+        def answers():
+            with socket.socket() as s: return s.connect_ex((url.hostname, url.port)) == 0
         assert answers()
+        connection = http.client.HTTPConnection(url.netloc)
+        connection.request('POST', f'{url.path}msg', json.dumps(KEEP), {'Content-Type': 'application/json'})
+        assert json.loads(connection.getresponse().read())['reply']['count'] == 1
         process.send_signal(getattr(signal, name))
         assert process.wait(20) == status and not answers()
+        assert 'Traceback' not in process.stdout.read()
     finally: process.kill()
+    assert len(ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl').state) == 1
 
 
-def test_buttons_write_the_journal_and_show_what_is_in_force(run, tmp_path):
-    app = run(table())
-    first = ids_of(app)[:4]
-    for do, i in zip(('keep', 'delete', 'unsure'), first): app.button(f'{do}-{i}').click().run()
-    app.button(f'label-0-{first[3]}').click().run()
-    assert not app.exception
-    state = session_of(tmp_path).state
-    assert [(state[i]['action'], state[i]['label']) for i in first] == [
-        ('keep', None), ('delete', None), ('unsure', None), ('relabel', 'class 0')]
-    shown = '\n'.join(texts(app.run()))
-    for o in ('Kept as given', 'Deleted', 'Unsure', 'Relabelled: class 0'): assert f'{o}\nSaved · ann' in shown
-    assert '4 of 20 issues reviewed' in shown and 'Given: class 1' in shown
-
-
-def test_filters_list_what_passes_and_decided_items_stay_in_place(run):
-    df = table()
-    app = run(df)
-    assert ids_of(app) == df['item'][df.is_issue].tolist()[:12]
-    app.toggle('only').set_value(False).run()
-    assert ids_of(app) == df['item'].tolist()[:12]
-    app.selectbox('given').set_value(2).run()
-    assert ids_of(app) == df['item'][df.given == 'class 1'].tolist()
-    app.selectbox('order').set_value('Surest prediction first').run()
-    app.selectbox('decision').set_value('Undecided').run()
-    before = ids_of(app)
-    app.button(f'keep-{before[0]}').click().run()
-    assert ids_of(app) == before
-    app.selectbox('order').set_value('By given label').run()
-    assert ids_of(app) == before[1:]
-    app.selectbox('decision').set_value('Unsure').run()
-    assert 'No item passes the filters.' in [o.value for o in app.info] and not app.exception
-
-
-def test_pages_turn_and_what_was_decided_elsewhere_is_seen(run, tmp_path):
-    df = table()
-    app = run(df)
-    next(o for o in app.button if o.label == 'Next').click().run()
-    assert ids_of(app) == df['item'][df.is_issue].tolist()[12:]
-    session_of(tmp_path).relabel(ids_of(app)[:2], 'class 2')
-    assert '\n'.join(texts(app.run())).count('Relabelled: class 2\nSaved · bob') == 2
-
-
-def test_nothing_selected_changes_nothing_and_a_batch_is_one_action(run, tmp_path):
-    app = run(table())
-    app.button('batch-delete').click().run()
-    assert app.toast[0].value == 'Select cards first' and session_of(tmp_path).state == {}
-    next(o for o in app.button if o.label == 'Select all').click().run()
-    app.button('batch-delete').click().run()
-    assert session_of(tmp_path).progress()['reviewed'] == 12 and not any(o.value for o in app.checkbox)
-    next(o for o in app.button if o.label == 'Undo').click().run()
-    assert session_of(tmp_path).state == {} and not app.exception
-
-
-def test_accepted_predictions_are_each_items_own_and_one_action(run, tmp_path):
-    df = table()
-    df.loc[1, 'predicted'] = df.given[1]
-    app = run(df)
-    first, *rest = ids_of(app)
-    assert 'accept-item 1' not in [o.key for o in app.button] and first == 'item 1'
-    app.button(f'accept-{rest[0]}').click().run()
-    assert session_of(tmp_path).state[rest[0]]['label'] == df.set_index('item').predicted[rest[0]]
-    for i in rest[1:]: app.checkbox(f'select-{i}').check()
-    app.button('batch-accept').click().run()
-    state = session_of(tmp_path).state
-    assert {i: o['label'] for i, o in state.items()} == df.set_index('item').predicted[rest].to_dict()
-    next(o for o in app.button if o.label == 'Undo').click().run()
-    assert session_of(tmp_path).state.keys() == {rest[0]} and not app.exception
-
-
-@pytest.mark.parametrize('text, given', [('1', 'class 1'), ('0', 'class 0'), ('3', None), ('-1', None), ('1.0', None),
-                                         ('\u0661', None), ('<img src=x>', None), ('9'*30, None), ('', None)])
-def test_classes_asked_for_by_the_address_are_listed_where_they_exist(run, text, given):
-    df = table()
-    app = run(df, query={'given': text, 'predicted': text})
-    assert not app.exception and (app.selectbox('given').value, app.selectbox('predicted').value) == (
-        (int(text) + 1,)*2 if given else (0, 0))
-    app.selectbox('predicted').set_value(0).run()
-    assert ids_of(app) == df['item'][df.is_issue & (given is None or df.given == given)].tolist()[:12]
-    app.selectbox('given').set_value(3).run()
-    assert app.query_params['given'] == '2' and 'predicted' not in app.query_params
-
-
-def test_counts_by_class_and_reviewer_are_there_once_opened(run, tmp_path, monkeypatch):
-    df = table()
-    items = df['item'].tolist()
-    app = run(df)
-    called = []
-    agreement = ReviewSession.agreement
-    monkeypatch.setattr(ReviewSession, 'agreement', lambda self: (called.append(1), agreement(self))[1])
-    session_of(tmp_path).keep(items[:6])
-    other = ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='![x](y)')
-    other.keep(items[:3])
-    other.delete(items[3:6])
-    assert not app.run().dataframe and not called
-    app.session_state['counts'] = True
-    app.run()
-    classes, pairs = (o.value for o in app.dataframe)
-    assert classes['class'].tolist() == sorted({*df.given}) and classes.flagged.sum() == df.is_issue.sum()
-    assert classes.reviewed.sum() == df.is_issue[:6].sum()
-    assert pairs[['user', 'other', 'n', 'agree']].values.tolist() == [['![x](y)', 'bob', 6, .5]]
-    assert not app.run().exception and called == [1]
-
-
-def clicks_in(monkeypatch, tmp_path):
-    "Clicks, and a function that says which fragments Streamlit runs"
+@pytest.mark.slow
+def test_server_is_up_in_about_a_second_without_torch(tmp_path):
     table().to_csv(tmp_path/'issues.csv', index=False)
-    now = [None]
-    monkeypatch.setattr(clicks, '_fragments', lambda: now[0])
-    return clicks.Clicks(session_of(tmp_path)), lambda o: now.__setitem__(0, o)
+    code = ("import sys; from fastai_clean import app; app.Server.serve_forever = lambda _: None; app.main(); "
+            "print(*{'torch', 'fastai', 'cleanlab'} & {*sys.modules})")
+    began = time.monotonic()
+    command = [sys.executable, '-c', code, 'issues.csv', '--no-browser']
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    print(f'up and down in {time.monotonic() - began:.2f} s')
+    assert out.splitlines()[-1] == '' and time.monotonic() - began < 15
 
 
-def test_clicks_given_latest_first_are_done_in_their_order_and_the_page_turns_last(monkeypatch, tmp_path):
-    o, running = clicks_in(monkeypatch, tmp_path)
-    o.seen = {'item 1': None}
-    running(['page', 'card'])
-    for do in ((o.turn, 1), (o.decide, 'item 1', 'delete'), (o.decide, 'item 1', 'keep')): o.later(*do)
-    assert o.session.state == {} and o.page == 0
-    o.do_all()
-    assert o.session.state['item 1']['action'] == 'delete' and o.page == 1
-    o.do_all()
-    assert o.session.undo() == ['item 1'] and o.session.state['item 1']['action'] == 'keep'
+# What is served
+
+def test_page_and_its_files_are_served_behind_the_token(client):
+    status, headers, body = client.ask()
+    assert status == 200 and headers['Content-Type'] == 'text/html; charset=utf-8'
+    for name in {*re.findall(r'(?:src|href)="([\w.]+)"', body.decode())} | {'review.js', 'predict.js'}:
+        status, headers, body = client.ask(name=name)
+        assert status == 200 and body and headers['Content-Type'].endswith('; charset=utf-8'), name
+    assert b'class 1' not in client.ask()[2]
 
 
-def test_click_that_a_timer_sends_too_is_done_once(monkeypatch, tmp_path):
-    o, running = clicks_in(monkeypatch, tmp_path)
-    running(['timer'])
-    o.is_timer()
-    for ids in (['timer'], ['card']):
-        running(ids)
-        o.later(o.decide, 'item 1', 'keep')
-        o.do_all()
-    running(['timer', 'card'])
-    o.later(o.decide, 'item 2', 'keep')
-    o.do_all()
-    assert sorted(o.session.undo() + o.session.undo()) == ['item 1', 'item 2'] and not o.session.undo()
+def test_messages_are_answered_and_decisions_are_in_the_journal_and_the_csv(client):
+    reply = client.post('open')['reply']
+    row = reply['page']['cards'][0]['row']
+    assert client.post('act', act='delete', rows=[row], value=None, at=None)['reply']['count'] == 1
+    assert client.post('thumbs', rows=[row])['reply']['thumbs'][0]['text'] == f'text {row}'
+    assert client.session.state[f'item {row}']['action'] == 'delete'
+    status, headers, body = client.ask(name='decisions.csv')
+    assert status == 200 and 'attachment' in headers['Content-Disposition']
+    assert pd.read_csv(io.BytesIO(body), dtype=str)[['id', 'action']].values.tolist() == [[f'item {row}', 'delete']]
 
 
-def test_click_that_a_timer_sends_with_what_waits_is_done_once(monkeypatch, tmp_path):
-    o, running = clicks_in(monkeypatch, tmp_path)
-    running(['timer'])
-    o.is_timer()
-    acts, records = (('keep',), ('relabel', 'class 0'), ('unsure',), ('note', 'so')), o.session.path
-    for do in acts:
-        for ids in (['timer', 'other card'], ['card']):
-            running(ids)
-            o.later(o.decide, 'item 1', *do)
-            o.do_all()
-    assert [json.loads(x)['do'] for x in records.read_text().splitlines() if '"do"' in x] == [do for do, *_ in acts]
-    for drawn in (object(), object()):
-        for _ in range(2): o.later(o.again, 'undo', drawn)
-        o.do_all()
-    assert o.session.state['item 1']['action'] == 'relabel'
-    o.later(o.again, 'redo', drawn)
-    o.do_all()
-    assert o.session.state['item 1']['action'] == 'unsure'
+@pytest.mark.parametrize('root', ['/', '', '/wrong/', '/{0}x/', '//{0}/', '/{1}/', '/%2e%2e/', '/é/', '/../{0}/'])
+def test_without_the_token_nothing_is_served_nor_done(client, root):
+    root = root.format(client.server.token, client.server.token[:-1]).encode().decode('latin-1')
+    if root == f'//{client.server.token}/': return  # More slashes in front are the same address
+    for method, name, body in (('GET', '', None), ('GET', 'review.js', None), ('GET', 'decisions.csv', None),
+                               ('POST', 'msg', KEEP), ('POST', 'predict', {})):
+        try: status, _, answer = client.ask(method, name, body, root=root or '/')
+        except UnicodeEncodeError: return  # http.client itself refuses such an address
+        assert status == 403 and b'token' in answer
+    assert client.session.state == {}
 
 
-def test_decision_of_another_and_one_that_failed_are_decided_again(monkeypatch, tmp_path):
-    o, _ = clicks_in(monkeypatch, tmp_path)
-    other = ReviewSession(tmp_path/'issues.csv', tmp_path/'issues.decisions.jsonl', user='eve')
-    for do in ('keep', 'delete'):
-        getattr(other, do)('item 1')
-        o.decide('item 1', 'keep')
-        assert (o.session.state['item 1']['user'], o.session.state['item 1']['action']) == (o.session.user, 'keep')
-    other.unsure('item 1')
-    for text in ('why', ''):
-        for _ in range(2): o.decide('item 1', 'note', text)
-    assert o.session.path.read_text().count('"do":"note"') == 2
-    with monkeypatch.context() as m:
-        m.setattr(ReviewSession, 'delete', lambda *_: (_ for _ in ()).throw(OSError('full')))
-        o.decide('item 1', 'delete')
-    assert o.failed == {'item 1': 'full'}
-    o.decide('item 1', 'keep')
-    assert not o.failed and o.session.state['item 1']['action'] == 'keep'
+@pytest.mark.parametrize('host', ['evil.example', 'evil.example:{0}', '127.0.0.1', '127.0.0.1:1', 'localhost.evil:{0}',
+                                  '0.0.0.0:{0}', '[::1]:{0}', ''])
+def test_other_hosts_are_refused_although_the_token_is_right(client, host):
+    host = host.format(client.port)
+    assert client.ask(host=host)[0] == 403 and client.ask('POST', 'msg', KEEP, host=host)[0] == 403
+    assert client.session.state == {}
 
 
-def test_key_that_reaches_the_card_before_decides_on_the_one_shown_alone(monkeypatch, tmp_path):
-    o, running = clicks_in(monkeypatch, tmp_path)
-    o.seen = {'item 2': None}
-    for i in ('item 1', 'item 2'): o.later(o.decide, i, 'keep')
-    o.do_all()
-    assert o.session.state.keys() == {'item 2'}
+def test_localhost_is_this_server_too(client):
+    host = f'localhost:{client.port}'
+    assert client.ask(host=host)[0] == 200
+    assert client.ask('POST', 'msg', KEEP, host=host, Origin=f'http://{host}', Sec_Fetch_Site='same-origin')[0] == 200
 
 
-def test_what_could_not_be_saved_is_said_until_it_is(run, tmp_path, monkeypatch):
-    app = run(table())
-
-    def full(self, ids): raise OSError('the disk is full <b>')
-    with monkeypatch.context() as m:
-        m.setattr(ReviewSession, 'keep', full)
-        app.button(f'keep-{ids_of(app)[0]}').click().run()
-        assert [o.value for o in app.error] == ['NOT SAVED'] and 'the disk is full <b>' in texts(app)
-        assert 'Kept as given' not in '\n'.join(texts(app))
-    app.button(f'keep-{ids_of(app)[0]}').click().run()
-    assert not app.error and session_of(tmp_path).state.keys() == {ids_of(app)[0]}
+@pytest.mark.parametrize('headers', [
+    {'Origin': 'http://evil.example'}, {'Origin': 'null'}, {'Origin': 'http://127.0.0.1:1'}, {'Origin': ''},
+    {'Sec_Fetch_Site': 'cross-site'}, {'Sec_Fetch_Site': 'same-site'}, {'Sec_Fetch_Site': 'none'}])
+def test_messages_of_foreign_pages_are_refused(client, headers):
+    status, _, body = client.ask('POST', 'msg', KEEP, **headers)
+    assert status == 403 and b'another site' in body and client.session.state == {}
 
 
-def test_of_many_classes_any_label_is_found_by_a_search(run, tmp_path):
-    app = run(table(40, classes=40))
-    i = ids_of(app)[0]
-    assert [o.label for o in app.button if o.key and o.key.startswith('label-') and o.key.endswith(f'-{i}')] == [
-        'class 2']
-    app.text_input(f'find-{i}').set_value('ss 33').run()
-    found = [o for o in app.button if o.key and o.key.startswith('found-') and o.key.endswith(f'-{i}')]
-    assert [o.label for o in found] == ['class 33']
-    found[0].click().run()
-    assert session_of(tmp_path).state[i]['label'] == 'class 33' and not app.exception
+@pytest.mark.parametrize('body, headers, status', [
+    ('{', {}, 400), ('[]', {}, 400), ('"text"', {}, 400), ('[' * 100_000, {}, 400), (b'\xff\xfe', {}, 400),
+    ('{}', {'Content_Type': 'text/plain'}, 415), ('{}', {'Content_Type': 'application/x-www-form-urlencoded'}, 415),
+    ('{}', {'Content_Length': '-1'}, 411), ('{}', {'Content_Length': 'x'}, 411),
+    ('{}', {'Content_Length': '2000000'}, 413), ('{}', {'Content_Length': '9'*30}, 413)])
+def test_bad_messages_get_a_clear_status(client, body, headers, status):
+    got, _, answer = client.ask('POST', 'msg', body, **{'Content_Type': 'application/json', **headers})
+    assert got == status and b'message' in answer and b'Traceback' not in answer
 
 
-def test_pickle_is_loaded_only_after_the_click_and_its_failure_is_shown(tmp_path):
-    (tmp_path/'export.pkl').write_bytes(
-        f"cbuiltins\nopen\n(V{tmp_path/'loaded'}\nVw\ntR.".encode())
-    def page(path):
-        from fastai_clean.app.predict import predict_page
-        predict_page(path)
-    app = AppTest.from_function(page, args=(tmp_path/'export.pkl',), default_timeout=30).run()
-    assert 'pickle' in app.warning[0].value and not app.text_area and not (tmp_path/'loaded').exists()
-    app.button[0].click().run()
-    assert not (tmp_path/'loaded').exists()
-    app.text_area[0].set_value('a tweet')
-    next(o for o in app.button if o.label == 'Predict').click().run()
-    assert (tmp_path/'loaded').exists() and 'cannot be loaded' in app.error[0].value and not app.exception
+@pytest.mark.parametrize('name', ['gone', '../page.py', '..%2fpage.py', '/etc/passwd', 'page.py', '.', '..', 'a/b',
+                                  'kernel.js/', '\\..\\page.py', '%00'])
+def test_no_other_file_can_be_reached(client, name):
+    status, _, body = client.ask(name=name)
+    assert status == 404 and body == b'There is no such page'
+    assert client.ask('POST', name, {})[0] == 404
 
 
-def test_prediction_lists_every_class_the_likeliest_first():
-    learn = tiny_learn(digit_dls(range(100), range(100, 110)))
-    learn.fit(3, 1e-2)
-    label, ranked = predict_text(learn, 5)
-    probs = learn.get_preds(dl=learn.dls.test_dl([5]), reorder=False)[0][0].numpy()
-    assert [k for k, _ in ranked] == [str(o) for o in np.argsort(-probs)] and label == ranked[0][0]
-    assert np.allclose([p for _, p in ranked], np.sort(probs)[::-1], atol=1e-6)
+@pytest.mark.parametrize('method', ['PUT', 'DELETE', 'OPTIONS', 'HEAD', 'TRACE'])
+def test_other_methods_are_refused(client, method):
+    status, headers, _ = client.ask(method)
+    assert status == 501 and 'default-src' in headers['Content-Security-Policy']
 
+
+@pytest.mark.parametrize('method, name, root', [('GET', '', None), ('GET', 'review.js', None), ('GET', 'gone', None),
+                                                ('POST', 'msg', None), ('GET', '', '/wrong/')])
+def test_every_answer_forbids_scripts_frames_guesses_and_copies(client, method, name, root):
+    headers = client.ask(method, name, KEEP if method == 'POST' else None, root=root)[1]
+    policy = dict(o.split(' ', 1) for o in headers['Content-Security-Policy'].split('; '))
+    assert policy['default-src'] == policy['frame-ancestors'] == policy['base-uri'] == "'none'"
+    assert policy['script-src'] == policy['connect-src'] == "'self'" and 'unsafe' not in str(policy)
+    assert headers['X-Frame-Options'] == 'DENY' and headers['X-Content-Type-Options'] == 'nosniff'
+    assert headers['Referrer-Policy'] == 'no-referrer' and headers['Cache-Control'] == 'no-store'
+    assert 'Python' not in headers['Server']
+
+
+def test_only_this_machine_can_connect(client):
+    assert client.server.server_address[0] == '127.0.0.1'
+    with open('/proc/net/tcp') as f: listening = [o.split()[1] for o in f if o.split()[3] == '0A']
+    assert f'0100007F:{client.port:04X}' in listening and f'00000000:{client.port:04X}' not in listening
+    if os.path.exists('/proc/net/tcp6'):
+        with open('/proc/net/tcp6') as f: assert f':{client.port:04X} ' not in f.read()
+
+
+def test_tokens_differ(tmp_path, client):
+    other = Server(client.server.page)
+    assert other.token != client.server.token and len(other.token) >= 22
+    other.server_close()
+
+
+def test_what_fails_inside_is_one_sentence_and_no_traceback(client, monkeypatch, capfd):
+    def broken(*_): raise RuntimeError('broken <b>')
+    monkeypatch.setattr(app, '_decisions', broken)
+    status, _, body = client.ask(name='decisions.csv')
+    assert status == 500 and body == b'RuntimeError: broken <b>'
+    assert client.ask()[0] == 200 and 'Traceback' not in capfd.readouterr().err
+
+
+def test_connection_that_breaks_off_ends_no_server(client, capfd):
+    for text in (b'', b'POST', f'POST {client.root}msg HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n'
+                 'Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{'.encode()):
+        with socket.create_connection(('127.0.0.1', client.port)) as s:
+            s.sendall(text)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+    assert client.ask()[0] == 200 and 'Traceback' not in capfd.readouterr().err
+
+
+def test_message_sent_twice_is_done_once(client):
+    size = []
+    for _ in range(3):
+        assert json.loads(client.ask('POST', 'msg', KEEP)[2])['reply']['count'] == 1
+        size.append(client.session.path.stat().st_size)
+    assert size == size[:1]*3
+
+
+# What is shown
 
 def test_picture_is_upright_and_no_larger_than_a_card(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (2000, 1000), 'red').save(tmp_path/'a.jpg', exif=exif)
     Image.fromarray(np.arange(0, 60000, 600, dtype=np.uint16).reshape(10, 10)).save(tmp_path/'b.png')
-    (data, width), reason = picture(tmp_path, 'a.jpg')
-    (tmp_path/'out').write_bytes(data)
-    with Image.open(tmp_path/'out') as im: assert im.size == (cards.PIXELS//2, cards.PIXELS) and reason == ''
-    (tmp_path/'out').write_bytes(picture(tmp_path, 'b.png')[0][0])
-    with Image.open(tmp_path/'out') as im: assert im.convert('L').getextrema() == (0, 255)
+    assert thumbnail(shown(pd.Series({'id': 'a.jpg'}), tmp_path, 'text'), app.SIZE)[2:] == (app.SIZE//2, app.SIZE)
+    data, *_ = thumbnail(shown(pd.Series({'id': 'b.png'}), tmp_path, 'text'))
+    with Image.open(io.BytesIO(data)) as im: assert im.convert('L').getextrema() == (0, 255)
+    assert shown(pd.Series({'id': 'x', 'path': 'b.png'}), tmp_path, 'text').shape == (10, 10)
 
 
 @pytest.mark.parametrize('item, reason', [
@@ -426,5 +364,50 @@ def test_what_is_no_image_of_the_folder_gives_the_reason(tmp_path, item, reason)
     (folder/'text.jpg').write_text('no image')
     Image.effect_noise((200, 200), 50).save(folder/'cut.jpg')
     (folder/'cut.jpg').write_bytes((folder/'cut.jpg').read_bytes()[:2000])
-    made, why = picture(folder, item)
-    assert made is None and reason in why
+    session = ReviewSession(table(1).assign(id='x', path=item), tmp_path/'j.jsonl')
+    page = Page(session, lambda row: shown(row, folder, 'text'))
+    (thumb,) = page.answer({'do': 'thumbs', 'rows': [0]})[0]['thumbs']
+    assert thumb['kind'] == 'missing' and reason in thumb['text']
+
+
+def test_without_images_the_text_is_shown_and_no_file_is_read(tmp_path):
+    Image.new('RGB', (9, 9)).save(tmp_path/'a.png')
+    row = pd.Series({'id': str(tmp_path/'a.png'), 'text': 'a <b>', 'words': 'w'})
+    assert shown(row, None, 'text') == 'a <b>' and shown(row, None, 'words') == 'w'
+    assert isinstance(shown(row, None, 'gone'), Unreadable)
+
+
+def test_options_of_the_command_reach_the_page(tmp_path):
+    table().rename(columns={'text': 'words'}).to_csv(tmp_path/'issues.csv', index=False)
+    page = opened(SimpleNamespace(csv=tmp_path/'issues.csv', journal=None, images=None, text_column='words', model=None,
+                                  label_column='label', id_column=None, user='<b>', page_size=5))
+    assert page.session.path == tmp_path/'issues.decisions.jsonl' and page.session.user == '<b>'
+    assert page.show(page.table.iloc[0]) == 'text 0' and page.page_size == 5
+
+
+# What is predicted
+
+def test_pickle_is_loaded_only_once_a_text_is_sent_and_its_failure_is_shown(tmp_path):
+    (tmp_path/'export.pkl').write_bytes(
+        f"cbuiltins\nopen\n(V{tmp_path/'loaded'}\nVw\ntR.".encode())
+    client = Client(tmp_path, model=tmp_path/'export.pkl')
+    try:
+        assert b'pickle' in client.ask(name='predict.html')[2]
+        assert client.post(None, 'predict') == {'model': str(tmp_path/'export.pkl')}
+        assert not (tmp_path/'loaded').exists()
+        assert 'cannot be loaded' in client.post(None, 'predict', text='a tweet')['error']
+        assert (tmp_path/'loaded').exists()
+    finally: client.close()
+
+
+def test_without_a_model_nothing_is_predicted(client):
+    assert client.post(None, 'predict', text='a') == {'model': None}
+
+
+def test_prediction_lists_every_class_the_likeliest_first():
+    learn = tiny_learn(digit_dls(range(100), range(100, 110)))
+    learn.fit(3, 1e-2)
+    label, ranked = predict_text(learn, 5)
+    probs = learn.get_preds(dl=learn.dls.test_dl([5]), reorder=False)[0][0].numpy()
+    assert [k for k, _ in ranked] == [str(o) for o in np.argsort(-probs)] and label == ranked[0][0]
+    assert np.allclose([p for _, p in ranked], np.sort(probs)[::-1], atol=1e-6)

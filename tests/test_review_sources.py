@@ -1,31 +1,39 @@
 "Every kind of source reviewed end to end: errors found by a trained Learner, decided in each view, applied, retrained"
+import base64
 import io
-import sys
+import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import Request, urlopen
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DIGITS, quiet
 from fastai.data.transforms import get_image_files
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
+from fastai.tabular.all import (
+    Categorify,
+    CategoryBlock,
+    Normalize,
+    TabDataLoader,
+    TabularPandas,
+    tabular_learner,
+)
 from fastai.text.all import TextDataLoaders
 from fastai.torch_core import set_seed
 from fastai.vision.all import ImageDataLoaders
+from helpers import DIGITS, files_in, quiet
 from PIL import Image
-from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
-from streamlit.testing.v1 import AppTest
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
-from fastai_clean.app import launch
+from fastai_clean.app import Server, opened
 from fastai_clean.data import ids_of, labels_of
 from fastai_clean.review import ReviewSession
 from fastai_clean.widgets import Cleaner
@@ -33,6 +41,7 @@ from fastai_clean.widgets import Cleaner
 CLASSES, N, N_TEST, RATE = list('abcd'), 160, 80, .12
 WORDS = {'a': 'fine lovely great nice', 'b': 'poor awful grim cold', 'c': 'tall wide long deep', 'd': 'red blue pink'}
 SOURCES = 'folder', 'frame', 'text', 'table', 'test set'
+pytestmark = pytest.mark.slow
 
 
 @dataclass
@@ -151,17 +160,17 @@ def decisions(source, issues):
     "Id -> (action, label) of every flagged item: every fifth is deleted, the rest get their true labels"
     flagged, res = issues[issues.is_issue], {}
     for k, row in enumerate(flagged.itertuples()):
-        true = source.data.true[row.item]
+        true = source.data.true[row.id]
         res[row.id] = ('delete', None) if k % 5 == 4 else ('keep', None) if true == row.given else ('relabel', true)
     return res
 
 
-def expected(source, issues, decided):
+def expected(source, decided):
     "Item -> label once they are applied"
-    res, items = source.data.label.to_dict(), dict(zip(issues.id, issues['item']))
+    res = source.data.label.to_dict()
     for i, (action, label) in decided.items():
-        if action == 'delete': del res[items[i]]
-        elif action == 'relabel': res[items[i]] = label
+        if action == 'delete': del res[i]
+        elif action == 'relabel': res[i] = label
     return res
 
 
@@ -173,29 +182,21 @@ def check_shown(source, item, shown):
         return
     if not isinstance(shown, np.ndarray): shown = np.asarray(Image.open(io.BytesIO(shown)).convert('RGB'))
     off = np.abs(np.stack([*source.data.shown]) - shown[..., 0].astype(float)).mean((1, 2))
-    assert source.data.index[off.argmin()] == item and off.min() < 4  # Streamlit makes a JPEG of it
+    assert source.data.index[off.argmin()] == item and off.min() < 4  # A thumbnail may be a JPEG
 
 
-# The views
+# The hosts
 
-def decide_in_messages(source, session, decided, _):
-    "As the page of the anywidget view does, through the widget's own handler; prediction accepted where it is right"
-    cleaner, got = Cleaner(session, source.interp, page_size=7), []
-    cleaner.widget.send = lambda *o: got.append(o)
-
-    def ask(do, **what):
-        cleaner.widget._handle_custom_msg({'do': do, 're': 'v.1', **what}, [])
-        assert 'error' not in got[-1][0]
-        return got[-1]
+def decide(ask, source, session, decided):
+    "As the page does, by messages; a prediction is accepted if it is right"
     page, number, seen = ask('open')[0]['page'], 0, []
     while True:
         rows = [o['row'] for o in page['cards']]
         reply, buffers = ask('thumbs', rows=rows)
         for card, o in zip(page['cards'], reply['thumbs']):
-            i = session.issues.id.iloc[card['row']]
-            item = session.issues['item'].iloc[card['row']]
-            assert card['item'] == item and card['given'] == source.data.label[item]
-            check_shown(source, item, buffers[o['at']] if o['kind'] == 'image' else o['text'])
+            i = session.ids[card['row']]
+            assert card['id'] == i and card['given'] == source.data.label[i]
+            check_shown(source, i, buffers[o['at']] if o['kind'] == 'image' else o['text'])
             (action, label), value = decided[i], None
             if action == 'relabel':
                 if label == card['predicted']: action = 'accept'
@@ -208,79 +209,42 @@ def decide_in_messages(source, session, decided, _):
     assert number > 1 and sorted(seen) == sorted(decided)
 
 
-def find(root, kind, text=None):
-    "Widgets of a kind in `root`, in order, of that description where given"
-    res = [root] if isinstance(root, kind) and text in (None, getattr(root, 'description', None)) else []
-    return res + [o for kid in getattr(root, 'children', ()) for o in find(kid, kind, text)]
+def decide_in_notebook(source, session, decided):
+    "Through the widget's own handler"
+    cleaner, got, numbers = Cleaner(session, source.interp, page_size=7), [], count()
+    cleaner.widget.send = lambda *o: got.append(o)
+
+    def ask(do, **what):
+        cleaner.widget._handle_custom_msg({'do': do, 're': f'v.{next(numbers)}', 'view': 'v', **what}, [])
+        assert 'error' not in got[-1][0]
+        return got[-1]
+    decide(ask, source, session, decided)
 
 
-def decide_in_fallback(source, session, decided, _):
-    "As a person with plain ipywidgets and the CSV of the issues does: a card's buttons, or its box and the class"
-    source.interp.issues.to_csv(session.path.with_name('issues.csv'), index=False)
-    other = ReviewSession(session.path.with_name('issues.csv'), session.path, user='ann')
-    cleaner = Cleaner(other, source.interp, backend='ipywidgets', page_size=7)
-    root, issues = cleaner.widget, other.issues
-    cards = [o for o in find(root, ipywidgets.VBox) if find(o, ipywidgets.Image) and o is not root]
-    done, following = 0, find(root, ipywidgets.Button, 'Next ›')[0]
-    while True:
-        for card, row in zip(cards, cleaner.rows):
-            item, i = issues['item'].iloc[row], issues.id.iloc[row]
-            image, (text, about) = find(card, ipywidgets.Image)[0], find(card, ipywidgets.Textarea)
-            assert about.value.endswith(item)
-            check_shown(source, item, image.value if text.layout.display == 'none' else text.value)
-            action, label = decided[i]
-            if action == 'relabel' and label == issues.predicted.iloc[row]: action = 'accept'
-            names = {'keep': 'Keep', 'delete': 'Delete', 'accept': 'Accept prediction'}
-            if action in names: find(card, ipywidgets.Button, names[action])[0].click()
-            else:
-                find(card, ipywidgets.Checkbox)[0].value = True
-                find(root, ipywidgets.Dropdown, 'Relabel as')[0].value = other.vocab.index(label)
-                find(root, ipywidgets.Button, 'Relabel')[0].click()
-            assert not about.value.startswith('not decided')
-            done += 1
-        if following.disabled: break
-        following.click()
-    assert done == len(decided)
+def decide_in_app(source, session, decided):
+    "Over HTTP, with the CSV of the issues and the same journal"
+    path = source.interp.to_review(session.path.with_name('issues.csv'))
+    images = None if isinstance(source.data.shown.iloc[0], str) else source.root
+    server = Server(opened(SimpleNamespace(
+        csv=path, journal=session.path, images=images, text_column='text', label_column='label', id_column=None,
+        user='ann', model=None, page_size=7)))
+    thread, numbers = Thread(target=server.serve_forever), count()
+    thread.start()
+
+    def ask(do, **what):
+        msg = json.dumps({'do': do, 're': f'v.{next(numbers)}', 'view': 'v', **what}).encode()
+        with urlopen(Request(f'{server.url}msg', msg, {'Content-Type': 'application/json'})) as f: got = json.load(f)
+        assert 'error' not in got['reply']
+        return got['reply'], [base64.b64decode(o) for o in got['buffers']]
+    try: decide(ask, source, server.page.session, decided)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
     session.refresh()
 
 
-def decide_in_app(source, session, decided, monkeypatch):
-    "As a person with the browser does, over the same journal"
-    text = isinstance(source.data.shown.iloc[0], str)
-    source.interp.to_review(session.path.with_name('issues.csv'))
-    args = ['--journal', str(session.path), '--user', 'ann', *([] if text else ['--images', str(source.root)])]
-    monkeypatch.setattr(sys, 'argv', ['script.py', str(session.path.with_name('issues.csv')), *args])
-    launch.opened.cache_clear()
-    media, load = {}, MemoryMediaFileStorage.load_and_get_id
-
-    def kept(self, data, *args):
-        name = load(self, data, *args)
-        media[name] = data
-        return name
-    monkeypatch.setattr(MemoryMediaFileStorage, 'load_and_get_id', kept)
-    app, seen = AppTest.from_file(str(launch.SCRIPT), default_timeout=60).run(), []
-    items = dict(zip(session.issues.id, session.issues['item']))
-    while True:
-        ids, texts = [o.key.removeprefix('select-') for o in app.checkbox], [o.value for o in app.text]
-        images = [media[Path(url).stem] for o in app.get('image') for url in o.value]
-        shown = [texts[k - 1] for k, o in enumerate(texts) if o.startswith('Given: ')]
-        assert len(images) == (0 if text else len(ids)) and len(shown) == len(ids)
-        for k, i in enumerate(ids): check_shown(source, items[i], shown[k] if text else images[k])
-        for i in ids:
-            action, label = decided[i]
-            key = f'label-{session.vocab.index(label)}-{i}' if action == 'relabel' else f'{action}-{i}'
-            app.button(key).click().run()
-            assert not app.exception and not app.error
-        seen += ids
-        following = next(o for o in app.button if o.label == 'Next')
-        if following.disabled: break
-        following.click().run()
-    assert sorted(seen) == sorted(decided)
-    assert f'{len(seen)} of {len(seen)} issues reviewed' in [o.value for o in app.text]
-    session.refresh()
-
-
-VIEWS = {'anywidget': decide_in_messages, 'ipywidgets': decide_in_fallback, 'app': decide_in_app}
+VIEWS = {'notebook': decide_in_notebook, 'app': decide_in_app}
 
 
 # What comes of it
@@ -289,9 +253,6 @@ def labels_in(dl, learn):
     "Item -> label of a DataLoader, in its data set's order"
     got = labels_of(dl)
     return dict(zip(ids_of(dl.dataset, learn.path), [got.vocab[i] for i in got.targets]))
-
-
-def files(root): return {o.relative_to(root).as_posix(): o.read_bytes() for o in root.rglob('*') if o.is_file()}
 
 
 def check_frame(source, session, right):
@@ -309,10 +270,10 @@ def check_frame(source, session, right):
 
 def check_folder(source, session, right, target):
     "A tree of the right files in the folders of their labels, the same a second time; the source as it was"
-    before = files(source.root)
-    got = files(session.apply_folder(source.root, target))
-    assert files(session.apply_folder(source.root, target.with_name(f'{target.name} again'))) == got
-    assert files(source.root) == before
+    before = files_in(source.root)
+    got = files_in(session.apply_folder(source.root, target))
+    assert files_in(session.apply_folder(source.root, target.with_name(f'{target.name} again'))) == got
+    assert files_in(source.root) == before
     assert sorted((Path(o).parent.as_posix(), data) for o, data in got.items()) == sorted(
         (label, before[item]) for item, label in right.items())
 
@@ -348,13 +309,13 @@ def check_test_set(source, session, right, target):
 
 
 @pytest.mark.parametrize('view', VIEWS)
-def test_flagged_items_decided_in_a_view_become_the_data(view, source, tmp_path, monkeypatch):
+def test_flagged_items_decided_in_a_view_become_the_data(view, source, tmp_path):
     session = source.interp.review(tmp_path/'journal.jsonl', user='ann')
     decided = decisions(source, session.issues)
-    VIEWS[view](source, session, decided, monkeypatch)
+    VIEWS[view](source, session, decided)
     assert {i: (o['action'], o['label']) for i, o in session.state.items()} == decided
     assert session.progress()['reviewed'] == session.progress()['flagged'] == len(decided)
-    right = expected(source, session.issues, decided)
+    right = expected(source, decided)
     source.interp.issues.to_csv(tmp_path/'again.csv', index=False)
     again = ReviewSession(tmp_path/'again.csv', tmp_path/'journal.jsonl', user='bob')
     for o in (session, again): check_frame(source, o, right)
@@ -366,6 +327,6 @@ def test_flagged_items_decided_in_a_view_become_the_data(view, source, tmp_path,
 
 def test_training_finds_the_planted_errors_and_few_others(source):
     issues = source.interp.issues
-    wrong = (source.data.label != source.data.true)[issues['item']].to_numpy()
+    wrong = (source.data.label != source.data.true)[issues['id']].to_numpy()
     flagged = issues.is_issue.to_numpy()
     assert wrong.sum() >= 10 and (flagged & wrong).sum() >= .7*wrong.sum() and flagged.sum() < 2*wrong.sum()

@@ -1,4 +1,4 @@
-"""What a review costs in JupyterLab: both backends of Cleaner beside fastai's ImageClassifierCleaner.
+"""What a review costs in JupyterLab: Cleaner beside fastai's ImageClassifierCleaner.
 
     python examples/benchmarks/notebook.py
 
@@ -44,7 +44,7 @@ learn.remove_cb(ProgressCallback)
 
 def session(n):
     files = [*map(str, sorted(folder.rglob('*.jpg')))]
-    df = pd.DataFrame(dict(item=[f'{i:06}' for i in range(n)], path=[files[i % len(files)] for i in range(n)]))
+    df = pd.DataFrame(dict(id=[f'{i:06}' for i in range(n)], path=[files[i % len(files)] for i in range(n)]))
     df = df.assign(given=[f'c{i % 2}' for i in range(n)], predicted=[f'c{1 - i % 2}' for i in range(n)])
     return ReviewSession(df.assign(confidence=.9, label_quality=np.arange(n)/n, is_issue=True), 'journal.jsonl')
 
@@ -182,10 +182,8 @@ def main(
     seed: int = 0,  # Of the images
 ):
     "Print a row a view, and multiples of ImageClassifierCleaner's; returns the rows as a DataFrame"
-    plain = f"Cleaner(session({n}), backend='ipywidgets', page_size={page_size})"
     views = [(RIVAL, f'ImageClassifierCleaner(learn, max_n={page_size})', 'class'),
              ('Cleaner', f'Cleaner(session({n}), page_size={page_size})', 'next'),
-             ('Cleaner, ipywidgets', plain, 'next'),
              (f'Cleaner, {many:,} issues', f'Cleaner(session({many}), page_size={page_size})', 'next')]
     with TemporaryDirectory(ignore_cleanup_errors=True) as home, sync_playwright() as p:
         make_images(Path(home)/'root/images', n, seed)

@@ -8,9 +8,9 @@ from pathlib import Path, PurePath
 import numpy as np
 import pandas as pd
 
+from .._columns import column_like, objects
 from .._files import sibling
 from .._text import as_text, brief, safe_name, sha1_of
-from .tables import as_column_like, as_objects
 
 
 def apply_frame(
@@ -25,14 +25,14 @@ def apply_frame(
         if (n := list(df.columns).count(name)) != 1:
             raise ValueError(f"df has {n} columns {name!r}, not 1: see column= and id_column=")
 
-    values = as_objects(df[column])
+    values = objects(df[column])
     ids = df.index if id_column is None else df[id_column]
     keep, new = _plan(session, ids, set, values, 'df')
     # The frame's own value of a class keeps the type of its column: 3, if the review has '3'
     known = {as_text(o): o for o in values[::-1]}
     for i, key in new.items(): values[i] = known.get(key, session.classes[key])
     res = df.copy()
-    if new: res[column] = as_column_like(values, df[column])
+    if new: res[column] = column_like(values, df[column])
     return res.iloc[keep]
 
 

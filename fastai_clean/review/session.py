@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._columns import objects
 from .._files import write_file
 from .._text import as_text, brief, natural_key, sha1_of
 from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
 from .replay import encode
-from .tables import as_objects, cohen_kappa, issue_table, text_ids
+from .tables import cohen_kappa, issue_table, text_ids
 
 NOTE = 2000  # Characters of a note
 USER = 46  # Bytes of a reviewer's name
@@ -181,7 +182,7 @@ class ReviewSession:
         rows = self.issues[mask]
         data = {}
         for name in ('id', 'set', 'given', 'predicted'):
-            data[name] = as_objects(rows[name]) if name in rows else [None]*len(rows)
+            data[name] = objects(rows[name]) if name in rows else [None]*len(rows)
         for name in ('action', 'label', 'note', 'user', 'time'):
             data[name] = [state[i][name] for i in self.ids[mask]]
         return pd.DataFrame(data, index=rows.index, dtype=object)

@@ -2,39 +2,18 @@
 import csv
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from .._columns import objects
 from .._text import as_text, brief
 
 COLUMNS = 'id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue'
 SEED = ['position', 'id', 'text', 'label', 'hashtags', 'prediction', 'confidence']
 NAMES = 'item', 'path', 'id', 'name', 'fname', 'file', 'filename', 'image', 'text'
 FLAGS = {'true': True, 'false': False, '1': True, '0': False}
-
-
-def as_objects(
-    values: Iterable,  # Any values, tuples among them
-) -> np.ndarray:  # One axis, dtype object
-    "`values` as they are, in an array of one axis"
-    # numpy would make a second axis of tuples of one length; the None at the end prevents it
-    return np.array([*values, None], dtype=object)[:-1]
-
-
-def as_column_like(
-    values: Sequence | np.ndarray,  # (n,)
-    column: pd.Series,  # (n,)
-) -> pd.Series:
-    "`values` in the type of `column` if it can hold them; categories get those that are missing"
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        known = column.cat.categories
-        added = [o for o in dict.fromkeys(values) if not pd.isna(o) and o not in known]
-        return pd.Series(values, column.index, dtype=column.cat.add_categories(added).dtype)
-    res = pd.Series(values, column.index, dtype=object)
-    try: return res.astype(column.dtype)
-    except (TypeError, ValueError): return res
 
 
 def issue_table(
@@ -78,7 +57,7 @@ def text_ids(
     if twice := texts[texts.duplicated()].tolist():
         raise ValueError(f"issues has {len(twice)} items twice, first {brief(twice[0])}: give each "
                          "its own id")
-    return as_objects(texts)
+    return objects(texts)
 
 
 def read_issues(

@@ -24,7 +24,7 @@ from fastai_clean.vision import imagenette_learner, imagenette_path, noisy_image
 
 EXAMPLES = Path(__file__).parents[2]/'examples'
 DATA = Path(__file__).parents[3]/'shared/data/noisy_imagenette'
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f'{DATA} is not here')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.exists(), reason=f'{DATA} is not here')]
 
 NAME = 'imagenette2-160'
 COLUMNS = ['path', *(f'noisy_labels_{o}' for o in (0, 1, 5, 25, 50)), 'is_valid']

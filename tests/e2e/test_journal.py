@@ -16,7 +16,7 @@ from fastai_clean.review import ReviewSession
 
 RECORD = b'{"do":"keep","ids":["train/class/image_000000.jpg"],"user":"writer 0","time":"","key":"torn"'
 RUNS, WRITERS, ITEMS = int(os.environ.get('JOURNAL_RUNS', 20)), 4, 120
-pytestmark = pytest.mark.skipif(os.name == 'nt', reason='Windows has no kill -9')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == 'nt', reason='Windows has no kill -9')]
 
 
 def table():

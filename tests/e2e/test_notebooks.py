@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
 
 EXAMPLES = Path(__file__).parents[2]/'examples'
+pytestmark = pytest.mark.slow
 LEVELS = 1, 5, 25, 50
 CARTOONS = {  # class of Imagenette -> shapes on a square of side 1: kind, corners, shade from 0, the paper, to 1, ink
     'n01440764': [('ellipse', (.1, .3, .75, .7), 1), ('polygon', (.65, .5, .92, .28, .92, .72), 1),

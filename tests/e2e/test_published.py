@@ -10,7 +10,7 @@ from fastai_clean.all import find_issues
 from fastai_clean.issues import FILTERS, SCORES
 
 FILE = Path(__file__).parents[3]/'shared/data/cifar10n/published_resnet18_oof.npz'
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f'{FILE} is not here')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FILE.exists(), reason=f'{FILE} is not here')]
 
 
 @pytest.fixture(scope='module')

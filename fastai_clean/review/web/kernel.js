@@ -95,7 +95,8 @@ class Line {
     while (!this.sent && this.queue.length) {
       const msg = this.queue.shift()
       // The last decision was refused: to undo it is to forget it, not to undo the saved one before it
-      if (msg.act === 'undo' && this.refused.at(-1)?.n > this.saved) this.refused.pop()
+      if (msg.act === 'undo' && this.refused.at(-1)?.n > this.saved)
+        this.onanswer({ count: this.refused.pop().rows.length }, [], msg)
       else this.post(this.sent = msg)
     }
     this.onchange()
