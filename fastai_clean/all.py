@@ -1,53 +1,45 @@
-"Everything that needs no extra: `from fastai_clean.all import *`"
+"The public names: `from fastai_clean.all import *`. Everything else is imported from its module"
 from .callbacks import (
-           ConfidentLearningCallback,
-           CoTeachingCallback,
-           EarlyLearningRegularizationCallback,
-           ItemWeightsCallback,
-           SoftPseudoLabelCallback,
-           TrainingDynamicsCallback,
+    ConfidentLearningCallback,
+    CoTeachingCallback,
+    EarlyLearningRegularizationCallback,
+    ItemWeightsCallback,
+    SoftPseudoLabelCallback,
+    TrainingDynamicsCallback,
 )
-from .callbacks.wandb import CleanWandbCallback, log_interpretation
-from .data import fold_numbers
-from .dynamics import DYNAMICS_SCORES, Dynamics
+from .callbacks.wandb import CleanWandbCallback
+from .dynamics import Dynamics
 from .interpret import CleanInterpretation
 from .issues import (
-           FILTERS,
-           REGRESSION_SCORES,
-           SCORES,
-           SEGMENTATION_SCORES,
-           StreamedIssues,
-           advise_filter,
-           apply_temperature,
-           audit,
-           class_health,
-           class_thresholds,
-           confident_joint,
-           find_class_issues,
-           find_issues,
-           find_issues_by,
-           find_multilabel_issues,
-           find_regression_issues,
-           find_segmentation_issues,
-           fit_temperature,
-           label_quality,
-           noise_matrix,
-           noise_rate,
-           segmentation_pixel_issues,
-           top_pairs,
+    StreamedIssues,
+    audit,
+    class_health,
+    confident_joint,
+    find_issues,
+    find_multilabel_issues,
+    find_regression_issues,
+    find_segmentation_issues,
+    label_quality,
+    noise_rate,
+    top_pairs,
 )
 from .learner import CleanFit
-from .losses import GeneralizedCrossEntropy, SoftLoss, SymmetricCrossEntropy, soft_targets
+from .losses import GeneralizedCrossEntropy, SymmetricCrossEntropy
 from .oof import OutOfFold
-from .plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality
 from .review import ReviewSession
+from .widgets import Cleaner
 
-__all__ = ['CleanFit', 'CleanInterpretation', 'CleanWandbCallback', 'CoTeachingCallback', 'ConfidentLearningCallback',
-           'DYNAMICS_SCORES', 'Dynamics', 'EarlyLearningRegularizationCallback', 'FILTERS', 'GeneralizedCrossEntropy',
-           'ItemWeightsCallback', 'OutOfFold', 'REGRESSION_SCORES', 'ReviewSession', 'SCORES', 'SEGMENTATION_SCORES',
-           'SoftLoss', 'SoftPseudoLabelCallback', 'StreamedIssues', 'SymmetricCrossEntropy',
-           'TrainingDynamicsCallback', 'Unreadable', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
-           'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues', 'find_issues_by',
-           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues', 'fit_temperature',
-           'fold_numbers', 'label_quality', 'log_interpretation', 'noise_matrix', 'noise_rate', 'plot_class_health',
-           'plot_items', 'plot_matrix', 'plot_quality', 'segmentation_pixel_issues', 'soft_targets', 'top_pairs']
+__all__ = [
+    # Training
+    'ConfidentLearningCallback', 'SoftPseudoLabelCallback', 'ItemWeightsCallback',
+    'TrainingDynamicsCallback', 'EarlyLearningRegularizationCallback', 'CoTeachingCallback',
+    'CleanWandbCallback', 'GeneralizedCrossEntropy', 'SymmetricCrossEntropy', 'CleanFit',
+    # What it gives
+    'OutOfFold', 'Dynamics', 'CleanInterpretation',
+    # Arrays
+    'find_issues', 'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
+    'StreamedIssues', 'label_quality', 'noise_rate', 'confident_joint', 'class_health', 'top_pairs',
+    'audit',
+    # Deciding
+    'ReviewSession', 'Cleaner',
+]

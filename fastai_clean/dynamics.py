@@ -247,7 +247,7 @@ def dynamics_of(
     learn: Any,  # A Learner
 ) -> Dynamics | None:
     "The Dynamics of the training set of `learn`, as `learn.dynamics` gives it"
-    # Without fastai_clean.learner, `learn.dynamics = ...` sets a plain attribute: take it all the same
+    # Without fastai_clean.learner, `learn.dynamics = ...` sets a plain attribute: take it
     return vars(learn).get('dynamics', _dynamics.get(learn))
 
 

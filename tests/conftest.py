@@ -6,7 +6,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from fastai.torch_core import set_seed
-from helpers import *  # Until every test imports from helpers
 from helpers import DIGITS
 from PIL import Image
 
@@ -16,13 +15,6 @@ def seeded():
     set_seed(0)
     yield
     plt.close('all')
-
-
-@pytest.fixture(autouse=True)
-def own_main(monkeypatch):
-    "Streamlit's AppTest leaves its script as `__main__`, which every process spawned later would import and run"
-    import sys
-    monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
 
 
 @pytest.fixture(scope='session')

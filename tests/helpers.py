@@ -19,7 +19,6 @@ torch.set_num_threads(1)
 DIGITS = load_digits()
 PIXELS = torch.tensor(DIGITS.images, dtype=torch.float32)[:, None]/16
 CLASSES = 'cat', 'dog', 'owl'
-TWEET_CLASSES = 'INFORMATIVE', 'UNINFORMATIVE'
 
 
 def plant(true, rate, seed=0):
@@ -113,15 +112,8 @@ def issue_table(n=6, classes=CLASSES, ids=None, **columns):
 
 def tweet(i, label):
     "A tweet whose words give its class away, with what breaks careless readers"
-    words = 'deaths confirmed hospital report' if label == TWEET_CLASSES[0] else 'home feeling music today'
+    words = 'deaths confirmed hospital report' if label == 'INFORMATIVE' else 'home feeling music today'
     return f'"{i} <b>&amp; $x$ ' + ('#COVID-19, @USER #Stay ' if i // 2 % 2 else 'HTTPURL ') + words
-
-
-def write_tweets(path, tweets, header=True):
-    "A file in the layout of WNUT-2020 Task 2, of `tweets`: pairs of text and label"
-    lines = ['Id\tText\tLabel'] if header else []
-    lines += [f'124{i:016}\t{text}\t{label}' for i, (text, label) in enumerate(tweets)]
-    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def files_in(root):

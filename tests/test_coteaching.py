@@ -13,7 +13,7 @@ from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD, OptimWrapper
-from helpers import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model
+from helpers import DIGITS, PIXELS, digit_dls, plant, tiny_learn, tiny_model, weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,9 +29,6 @@ NOISY, WRONG = plant(DIGITS.target, .4)
 def learner(cb, labels=DIGITS.target, **kwargs):
     kwargs['cbs'] = [cb, *kwargs.get('cbs', ())]
     return tiny_learn(digit_dls(range(64), range(64, 80), labels), **kwargs)
-
-
-def weights(model): return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def smallest(out, y, rate):
@@ -91,6 +88,7 @@ def test_smallest_losses_are_chosen_in_order(n, rate, k):
     assert torch.equal(small_losses(loss, out, (y,), rate), got) and loss.reduction == 'mean'
 
 
+@pytest.mark.slow
 def test_planted_errors_are_left_out_and_learned_by_heart_less():
     class Watch(Callback):
         run_valid = False

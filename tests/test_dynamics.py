@@ -16,10 +16,9 @@ from fastai.metrics import accuracy
 from fastai.tabular.all import Categorify, Normalize, TabularPandas, tabular_learner
 from fastai.text.all import AWD_LSTM, TextDataLoaders, text_classifier_learner
 from fastai.torch_core import set_seed
-from helpers import DIGITS, PIXELS, digit_dls, plant, quiet, tiny_learn, tiny_model
+from helpers import DIGITS, PIXELS, auprc, digit_dls, plant, quiet, tiny_learn, tiny_model, weights
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score
 from torch import nn
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
@@ -242,9 +241,6 @@ def test_items_met_twice_and_skipped_items_are_recorded_as_such():
     assert np.flatnonzero(~learn.dynamics.done).tolist() == [5, 50]
 
 
-def weights(learn): return torch.cat([o.detach().flatten() for o in learn.model.parameters()])
-
-
 def test_fit_is_bit_identical_with_and_without_the_callback():
     ends = []
     for cbs in ([], [TrainingDynamicsCallback()]):
@@ -252,7 +248,8 @@ def test_fit_is_bit_identical_with_and_without_the_callback():
         learn = tiny_learn(digit_dls(range(100), range(100, 120), shuffle=True), tiny_model(dropout=.3),
                            metrics=accuracy)
         learn.fine_tune(3, cbs=cbs)
-        ends.append((weights(learn), learn.recorder.values, torch.rand(3), np.random.rand(3), learn.recorder.losses))
+        ends.append((weights(learn.model), learn.recorder.values, torch.rand(3), np.random.rand(3),
+                     learn.recorder.losses))
     for a, b in zip(*ends): assert np.array_equal(np.asarray(a, dtype=float), np.asarray(b, dtype=float))
 
 
@@ -387,15 +384,13 @@ def planted(epochs, cbs, lr=2e-2, c=10, seed=0, n=600, loss=None):
     return learn, wrong
 
 
-def auprc(wrong, quality): return average_precision_score(wrong, -quality)
-
-
 @pytest.fixture(scope='module')
 def memorised():
     torch.manual_seed(0)
     return planted(40, TrainingDynamicsCallback())
 
 
+@pytest.mark.slow
 def test_planted_errors_are_found_where_the_model_knows_them_by_heart(memorised):
     learn, wrong = memorised
     dyn = learn.dynamics
@@ -415,6 +410,7 @@ def test_untrained_model_does_not_find_them():
     assert auprc(wrong, learn.dynamics.score('aum')) < .3
 
 
+@pytest.mark.slow
 def test_ensemble_with_out_of_fold_is_no_worse_than_out_of_fold():
     learn, wrong = planted(12, [TrainingDynamicsCallback(), ConfidentLearningCallback(3)])
     dyn, oof = learn.dynamics, learn.oof
@@ -435,6 +431,7 @@ def test_score_ranks_the_training_set_of_a_learner_without_out_of_fold(memorised
     assert interp.ids == learn.dynamics.ids
 
 
+@pytest.mark.slow
 def test_mean_probabilities_find_more_issues_than_those_of_the_last_epoch():
     learn, wrong = planted(25, TrainingDynamicsCallback(), 1e-2)
     dyn = learn.dynamics

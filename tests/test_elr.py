@@ -184,6 +184,7 @@ def test_folds_of_confident_learning_are_regularized_on_their_own_items():
     assert learn.oof.done.all() and np.abs(learn.oof.pred_probs - plain).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_learned_by_heart_less_than_without():
     wrong = WRONG.nonzero()[0][WRONG.nonzero()[0] < 300]
     def trained(cbs):

@@ -343,6 +343,7 @@ def test_parquet_without_its_extra_names_the_command(images, tmp_path, monkeypat
         interp.to_parquet(tmp_path/'a.parquet')
 
 
+@pytest.mark.slow
 def test_report_is_one_file_with_everything(images, tmp_path):
     learn, _, _ = images
     interp = CleanInterpretation.from_learner(learn)
@@ -498,6 +499,7 @@ def test_csv_reads_back_whatever_the_values(digit_folder, tmp_path):
         assert set(back.predictions) == {'mine'}
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_for_utf8_are_written(trained, tmp_path):
     interp = CleanInterpretation.from_learner(trained[0])
     interp.vocab, interp.ids = L(f'\udce9{i}' for i in range(10)), [f'\udcff{i}' for i in range(N)]

@@ -12,10 +12,21 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
 from fastai.metrics import accuracy
-from fastai.tabular.all import Categorify, CategoryBlock, Normalize, TabDataLoader, TabularPandas, tabular_learner
+from fastai.tabular.all import (
+    Categorify,
+    CategoryBlock,
+    Normalize,
+    TabDataLoader,
+    TabularPandas,
+    tabular_learner,
+)
 from helpers import DIGITS, digit_dls, plant, tiny_learn, tiny_model
 
-from fastai_clean.callbacks import ConfidentLearningCallback, CoTeachingCallback, SoftPseudoLabelCallback
+from fastai_clean.callbacks import (
+    ConfidentLearningCallback,
+    CoTeachingCallback,
+    SoftPseudoLabelCallback,
+)
 from fastai_clean.data import labels_of
 from fastai_clean.learner import STRATEGIES
 
@@ -28,6 +39,7 @@ def digits(**kw):
     return tiny_learn(digit_dls(range(N), range(N, N + 400), GIVEN, shuffle=True), tiny_model(), metrics=accuracy, **kw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('strategy', STRATEGIES)
 def test_every_strategy_beats_the_wrong_labels_and_leaves_the_data(strategy):
     learn = digits()

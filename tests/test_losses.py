@@ -142,6 +142,7 @@ def trained(loss, labels, n_epoch):
     with torch.no_grad(): return net.eval()(PIXELS).argmax(1).numpy()
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_learned_by_heart_less_than_by_cross_entropy():
     wrong = WRONG.nonzero()[0][WRONG.nonzero()[0] < 300]
     plain, gce, sce = (trained(o, NOISY, 40) for o in

@@ -9,7 +9,14 @@ import pytest
 from helpers import DIGITS
 from matplotlib.text import Text
 
-from fastai_clean.plots import Unreadable, plot_class_health, plot_items, plot_matrix, plot_quality, shorten
+from fastai_clean.plots import (
+    Unreadable,
+    plot_class_health,
+    plot_items,
+    plot_matrix,
+    plot_quality,
+    shorten,
+)
 
 HOSTILE = ['<img src=x onerror=alert(1)>', r'$\frac{1}{0', 'x'*10_000, '', 'a\n\nb', '$$', '\u202eright to left', '\\',
            '\x00\x07', '\ud800', '\u65e5\u672c \U0001f9ec', 'a\u200b\u2066b\tc']

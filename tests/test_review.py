@@ -221,6 +221,7 @@ def test_a_file_that_cannot_be_cut_back_is_survived(tmp_path, monkeypatch):
     assert set(session.state) == {'i1'}
 
 
+@pytest.mark.slow
 def test_a_journal_torn_at_every_byte_opens_and_takes_the_next_record(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fdatasync', lambda fd: None)
     monkeypatch.setattr(os, 'fsync', lambda fd: None)

@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import nn
 
 SCRIPT = Path(__file__).parents[1]/'examples/seed_data.py'
+pytestmark = pytest.mark.slow
 SHARED = Path(__file__).parents[2]/'shared/data'
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(SCRIPT.parent)

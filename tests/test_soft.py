@@ -13,7 +13,13 @@ from fastai.callback.schedule import *
 from fastai.learner import load_learner
 from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
-from fastai.tabular.all import Categorify, CategoryBlock, TabDataLoader, TabularPandas, tabular_learner
+from fastai.tabular.all import (
+    Categorify,
+    CategoryBlock,
+    TabDataLoader,
+    TabularPandas,
+    tabular_learner,
+)
 from fastai.text.all import TextDataLoaders
 from helpers import DIGITS, digit_dls, plant, quiet, tiny_learn, tiny_model
 from hypothesis import given, settings
@@ -22,7 +28,11 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.nn import functional as F
 
-from fastai_clean.callbacks import ConfidentLearningCallback, ItemWeightsCallback, SoftPseudoLabelCallback
+from fastai_clean.callbacks import (
+    ConfidentLearningCallback,
+    ItemWeightsCallback,
+    SoftPseudoLabelCallback,
+)
 from fastai_clean.data import ids_of
 from fastai_clean.data.batch_items import BatchItems
 from fastai_clean.interpret import CleanInterpretation
@@ -424,6 +434,7 @@ def test_labels_changed_in_the_loop_are_refused():
         learn.fit(1, cbs=[Change(), SoftPseudoLabelCallback(known(learn), which='all')])
 
 
+@pytest.mark.slow
 def test_soft_labels_of_true_probabilities_beat_the_wrong_labels():
     labels, wrong = plant(DIGITS.target[:600], .4)
     def accuracy_of(cb):

@@ -95,6 +95,7 @@ def learned(kind):
 def all_learned(): return {o: learned(o) for o in ('multilabel', 'regression', 'segmentation')}
 
 
+pytestmark = pytest.mark.slow
 KINDS = pytest.mark.parametrize('kind', ['multilabel', 'regression', 'segmentation'])
 
 

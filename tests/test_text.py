@@ -213,6 +213,7 @@ def test_encoder_of_other_sizes_or_words_is_refused(lm, df, tmp_path):
     with pytest.raises(ValueError, match="arch is 'Linear'"): tweet_learner(df, nn.Linear)
 
 
+@pytest.mark.slow
 def test_awd_lstm_from_scratch_learns_and_its_folds_find_planted_errors(df):
     noisy, wrong = planted(df)
     set_seed(0)
@@ -314,6 +315,7 @@ def test_show_batch_shows_words_and_labels(df, make, monkeypatch):
     assert frames[0].text.str.contains('today|report').all() and not frames[0].text.str.contains('PAD').any()
 
 
+@pytest.mark.slow
 def test_folds_find_planted_errors_and_texts_are_shown_as_written(df, make):
     noisy, wrong = planted(df)
     learn = make(noisy)
@@ -450,6 +452,7 @@ def main(monkeypatch):
     return runpy.run_path(str(EXAMPLES/'covid_tweets.py'))['main']
 
 
+@pytest.mark.slow
 def test_script_finds_planted_errors_and_goes_on_where_it_stopped(folder, tmp_path, main, monkeypatch):
     table = main(path=folder, out=tmp_path, noise='15', **quick)
     assert list(table.columns[:10]) == 'noise loss prune planted flagged found precision recall f1 auprc'.split()
@@ -469,6 +472,7 @@ def test_script_finds_planted_errors_and_goes_on_where_it_stopped(folder, tmp_pa
     assert file.exists()
 
 
+@pytest.mark.slow
 def test_script_takes_a_transformers_folder_one_step_at_a_time(folder, tmp_path, main, config, tokenizer):
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path/'model')
     tokenizer.save_pretrained(tmp_path/'model')
@@ -483,6 +487,7 @@ def test_script_takes_a_transformers_folder_one_step_at_a_time(folder, tmp_path,
     assert settings['model'] == str(tmp_path/'model')
 
 
+@pytest.mark.slow
 def test_fits_of_other_data_or_settings_never_mix(folder, tmp_path, main, monkeypatch):
     args = dict(out=tmp_path/'out', noise='15', smoothing='no', **quick | dict(epochs=1))
     with pytest.raises(SystemExit, match='model ./no is not a folder'): main(path=folder, model='./no', **args)

@@ -261,6 +261,7 @@ def test_planted_errors_fall_on_every_other_class_alike():
     assert counts.sum() - np.trace(counts) == 10_000 and abs(off - 10_000/90).max() < 5*np.sqrt(10_000/90)
 
 
+@pytest.mark.slow
 def test_mnist_learner_finds_its_planted_errors(mnist):
     learn = quiet(mnist_learner(mnist, 10, convnet, num_workers=0, bs=32, label_smoothing=True))
     assert type(learn.loss_func) is LabelSmoothingCrossEntropy and learn.dls.one_batch()[0].shape == (32, 3, 28, 28)

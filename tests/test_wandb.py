@@ -382,9 +382,9 @@ find = importlib.machinery.PathFinder.find_spec
 importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: find(
     name, [{str(tmp_path)!r}] if name == 'wandb' else path, target)
 sys.path.append({str(Path(__file__).parent)!r})
-import conftest
+from helpers import digit_dls, tiny_learn
 from fastai_clean.callbacks.wandb import CleanWandbCallback
-conftest.tiny_learn(conftest.digit_dls(range(40), range(40, 50))).fit(1, cbs=CleanWandbCallback())
+tiny_learn(digit_dls(range(40), range(40, 50))).fit(1, cbs=CleanWandbCallback())
 assert 'wandb' not in sys.modules
 import wandb
 print(wandb.__path__)

@@ -1,11 +1,12 @@
-"""Find real human label errors: CIFAR-10N, a small convnet from scratch, with and without the callback.
+"""Find real human label errors: CIFAR-10N, a small convnet from scratch, with and without folds.
 
     python examples/benchmarks/cifar10n.py --data DIR
 
-DIR holds labels.csv (path, split, true and the noisy columns) and images.tar, or the images themselves. For each noisy
-column it prints: the ranking by self-confidence against the true errors (AUROC, AUPRC; out-of-fold and, for
-comparison, in-sample), the filters' F1 and the one advised, prune_by_class after temperature scaling, the seconds of
-the plain fit and of the fit with the callback, and their ratio. Both fits are measured in the same run."""
+DIR holds labels.csv (path, split, true and the noisy columns) and images.tar, or the images
+themselves. For each noisy column it prints: the ranking by self-confidence against the true errors
+(AUROC, AUPRC; out-of-fold and, for comparison, in-sample), the filters' F1 and the one advised,
+prune_by_class after temperature scaling, the seconds of the plain fit and of the fit with the
+callback, and their ratio. Both fits are measured in the same run."""
 import tarfile
 import time
 from io import BytesIO
@@ -21,10 +22,14 @@ from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 
 
 def load_images(data, paths):
-    "Images (n, 3, h, w) uint8 of `paths`, from the folder `data` or the images.tar in it, which is not unpacked"
+    """Images (n, 3, h, w) uint8 of `paths`, from `data` or the images.tar in it, which is not
+    unpacked"""
     tar = tarfile.open(data/'images.tar') if (data/'images.tar').exists() else None
-    read = (lambda p: BytesIO(tar.extractfile(p).read())) if tar else (lambda p: data/p)
-    return np.stack([np.asarray(Image.open(read(p)).convert('RGB')).transpose(2, 0, 1) for p in paths])
+    images = []
+    for path in paths:
+        file = BytesIO(tar.extractfile(path).read()) if tar else data/path
+        images.append(np.asarray(Image.open(file).convert('RGB')).transpose(2, 0, 1))
+    return np.stack(images)
 
 
 class Pixels:
@@ -51,8 +56,9 @@ def make_dls(df, images, column, bs):
 def convnet(width=32):
     "Five convolutions and a linear layer, about 0.4 million weights"
     def conv(i, o, stride=1): return ConvLayer(i, o, 3, stride=stride)
-    return nn.Sequential(conv(3, width), conv(width, 2*width, 2), conv(2*width, 2*width), conv(2*width, 4*width, 2),
-                         conv(4*width, 8*width, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2),
+    return nn.Sequential(conv(3, width), conv(width, 2*width, 2), conv(2*width, 2*width),
+                         conv(2*width, 4*width, 2), conv(4*width, 8*width, 2),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2),
                          nn.Linear(8*width, 10))
 
 
@@ -73,7 +79,8 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
     plain = make_learner(df, images, column, bs, seed)
     seconds = timed_fit(plain, epochs, lr)
     learn = make_learner(df, images, column, bs, seed)
-    seconds_oof = timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed, tta=tta))
+    cb = ConfidentLearningCallback(n_folds, seed=seed, tta=tta)
+    seconds_oof = timed_fit(learn, epochs, lr, cb)
     interp = CleanInterpretation.from_learner(learn)
     train = df.iloc[[int(o) for o in interp.ids]]
     wrong = (train[column] != train.true).to_numpy()
@@ -84,14 +91,16 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
                auroc=roc_auc_score(wrong, doubt), auprc=average_precision_score(wrong, doubt))
     for name in ('prune_by_noise_rate', 'predicted_neq_given', 'prune_by_class'):
         row[f'f1_{name}'] = f1_score(wrong, in_order(interp.find_issues(name), 'is_issue'))
-    scaled = CleanInterpretation.from_learner(learn, filter_by='prune_by_class', calibrate='temperature')
+    scaled = CleanInterpretation.from_learner(learn, filter_by='prune_by_class',
+                                              calibrate='temperature')
     row |= dict(advised=interp.advise_filter().filter_by, temperature=scaled.how['temperature'],
                 f1_prune_by_class_scaled=f1_score(wrong, in_order(scaled.issues, 'is_issue')))
     train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
     with plain.no_bar(): preds, targs = plain.get_preds(dl=train_dl)
-    row |= dict(auprc_in_sample=average_precision_score(wrong, 1 - preds[range(len(targs)), targs].numpy()),
-                accuracy=learn.recorder.values[-1][-1], seconds_plain=seconds, seconds_callback=seconds_oof,
-                ratio=seconds_oof/seconds)
+    in_sample = 1 - preds[range(len(targs)), targs].numpy()
+    row |= dict(auprc_in_sample=average_precision_score(wrong, in_sample),
+                accuracy=learn.recorder.values[-1][-1], seconds_plain=seconds,
+                seconds_callback=seconds_oof, ratio=seconds_oof/seconds)
     return row
 
 
@@ -107,9 +116,11 @@ def main(
     n: int = None,  # Number of training images, the first; all by default
     tta: str = None,  # 'flip': predict held-out images and their mirror images
 ):
-    "Print a table a column; returns them as a DataFrame, a row a column"
+    "Print a table per column; returns them as a DataFrame, one row per column"
     df = pd.read_csv(data/'labels.csv')
-    if n is not None: df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test']], ignore_index=True)
+    if n is not None:
+        train = df[df.split == 'train'].head(n)
+        df = pd.concat([train, df[df.split == 'test']], ignore_index=True)
     images = load_images(data, df.path)
     rows = []
     for column in columns.split(','):

@@ -4,7 +4,7 @@
 
 DIR holds cifar10n/published_resnet18_oof.npz (people's errors; cleanlab's label-error-detection benchmark) and
 covid_tweets/train.tsv, whose labels get 5, 15 and 30 % planted errors, as scikit-learn's digits do; out-of-fold
-probabilities of these by logistic regression. What is not there is left out. A row a case: the F1 of every filter
+probabilities of these by logistic regression. What is not there is left out. A row per case: the F1 of every filter
 against the true errors, the filter that `advise_filter` advises and how far it lies below the best one, prune_by_class
 after temperature scaling, and the AUPRC of self-confidence before and after it."""
 from pathlib import Path
@@ -18,7 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from fastai_clean.all import advise_filter, apply_temperature, find_issues, fit_temperature
+from fastai_clean.all import find_issues
+from fastai_clean.issues import advise_filter, apply_temperature, fit_temperature
 
 FILTERS = 'prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning', 'predicted_neq_given'
 
@@ -74,7 +75,7 @@ def main(
     rates: str = '.05,.15,.3',  # Shares of planted errors, separated by commas
     seed: int = 0,  # Seed of the planted errors
 ):
-    "Print a row a case; returns them as a DataFrame"
+    "Print a row per case; returns them as a DataFrame"
     rng = np.random.default_rng(seed)
     df = pd.DataFrame([measure(*o) for o in cases(data, [float(o) for o in rates.split(',')], rng)])
     print(df.set_index('case').T.to_string(float_format='{:.3f}'.format))

@@ -4,7 +4,7 @@
 
 Writes generated float32 probabilities (items x classes) and labels to a folder, loads them as a memory map in a new
 process each, and there makes the issue table, the health of the classes and the confusion matrix, as
-CleanInterpretation does, or calls cleanlab's find_label_issues alone. A row a process: seconds, and the peak resident
+CleanInterpretation does, or calls cleanlab's find_label_issues alone. A row per process: seconds, and the peak resident
 memory less that before the call and less the pages of the map itself, in MB."""
 import json
 import subprocess
@@ -76,7 +76,7 @@ def main(
     c: int = 1_000,  # Classes
     seed: int = 0,  # Seed of the probabilities
 ):
-    "Print a row a process; returns them as a DataFrame"
+    "Print a row per process; returns them as a DataFrame"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder), n, c, seed)

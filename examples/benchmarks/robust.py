@@ -1,8 +1,9 @@
 """What training on wrong labels costs, and what each recipe wins back, on CIFAR-10N's human errors.
 
-One run measures every recipe at a short and a three times longer schedule, and the rankings of the wrong labels, for
-several seeds: same images, same first weights, same batches for all recipes of a seed. Results are kept row by row in
-a CSV, so an interrupted run goes on where it was. Needs the data's labels.csv and images.tar, see cifar10n.py."""
+One run measures every recipe at a short and a three times longer schedule, and the rankings of the
+wrong labels, for several seeds: same images, same first weights, same batches for all recipes of a
+seed. Results are kept row by row in a CSV, so an interrupted run goes on where it was. Needs the
+data's labels.csv and images.tar, see cifar10n.py."""
 import time
 from functools import partial
 from pathlib import Path
@@ -19,23 +20,24 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
+from fastcore.basics import store_attr
 from fastcore.script import call_parse
 from scipy.stats import rankdata, t
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from torch import nn
 
 from fastai_clean.all import *  # noqa: F403
-from fastai_clean.losses import ForwardCorrection
 
 LEARNERS = dict(width=16, lr=3e-3, bs=64)
 FIGURES = 'accuracy', 'auprc', 'cost', 'precision', 'recall', 'f1', 'seconds'
 
 
 def small_net(width):
-    "Four convolutions and a linear layer, about 0.1 million weights, cheap where there is no GPU"
-    return nn.Sequential(ConvLayer(3, width, 3, stride=2), ConvLayer(width, 2*width, 3, stride=2),
-                         ConvLayer(2*width, 4*width, 3), ConvLayer(4*width, 8*width, 3, stride=2),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(8*width, 10))
+    "Four convolutions and a linear layer, about 0.1 million weights, cheap without a GPU"
+    return nn.Sequential(
+        ConvLayer(3, width, 3, stride=2), ConvLayer(width, 2*width, 3, stride=2),
+        ConvLayer(2*width, 4*width, 3), ConvLayer(4*width, 8*width, 3, stride=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(.2), nn.Linear(8*width, 10))
 
 
 class ValidateLast(Callback):
@@ -46,9 +48,10 @@ class ValidateLast(Callback):
 
 
 class Setting:
-    "One noisy column and seed: its Learners, and what the folds of the short schedule say of its items"
+    "One noisy column and seed: its Learners, and what the folds of the short schedule say"
     def __init__(self, df, images, column, seed, epochs):
-        self.df, self.images, self.column, self.seed, self.epochs, self.found = df, images, column, seed, epochs, {}
+        store_attr()
+        self.found = {}
         self.train = df[df.split == 'train']
         self.wrong = (self.train[column] != self.train.true).to_numpy()
 
@@ -59,18 +62,22 @@ class Setting:
         images = self.images
         if keep is not None:
             rows = np.concatenate([keep, np.ones(len(df) - len(keep), dtype=bool)])
-            df, images = df[rows].reset_index(drop=True), images[rows]
+            df = df[rows].reset_index(drop=True)
+            images = images[rows]
         set_seed(self.seed)
-        return Learner(make_dls(df, images, 'used', LEARNERS['bs']), small_net(LEARNERS['width']), metrics=accuracy,
+        dls = make_dls(df, images, 'used', LEARNERS['bs'])
+        return Learner(dls, small_net(LEARNERS['width']), metrics=accuracy,
                        loss_func=loss_func or CrossEntropyLossFlat(), cbs=cbs)
 
     def oof(self, n_folds=5, loss_func=None):
         "OutOfFold of the short schedule and the seconds it took beside the plain fit, made once"
         key = n_folds, type(loss_func).__name__
         if key not in self.found:
-            learn, start = self.learner(loss_func=loss_func), time.perf_counter()
+            learn = self.learner(loss_func=loss_func)
+            start = time.perf_counter()
             with learn.no_bar(), learn.no_logging():
-                learn.oof_preds(lambda o: o.fit_one_cycle(self.epochs, LEARNERS['lr']), n_folds, seed=self.seed)
+                learn.oof_preds(lambda o: o.fit_one_cycle(self.epochs, LEARNERS['lr']),
+                                n_folds=n_folds, seed=self.seed)
             self.found[key] = learn.oof, time.perf_counter() - start
         return self.found[key]
 
@@ -84,51 +91,64 @@ class Setting:
 def recipes():
     "Name -> function of a Setting that gives a Learner to fit"
     def soft(s, **kw): return SoftPseudoLabelCallback(s.oof()[0], **kw)
-    def forward(s):
-        oof, _ = s.oof()
-        return s.learner(loss_func=ForwardCorrection(noise_matrix(oof.targets, oof.pred_probs)))
+
+    def relabel(s):
+        issues = s.issues
+        return s.learner(np.where(issues.is_issue, issues.predicted, issues.given))
+
+    def coteaching(s):
+        return s.learner(cbs=CoTeachingCallback(small_net(LEARNERS['width']), s.wrong.mean(), .5))
+
+    def soft_and_elr(s):
+        return s.learner(cbs=[soft(s, which='all'), EarlyLearningRegularizationCallback()])
+
     return {
         'plain cross-entropy': lambda s: s.learner(),
         'label smoothing': lambda s: s.learner(loss_func=LabelSmoothingCrossEntropyFlat()),
         'MixUp': lambda s: s.learner(cbs=MixUp()),
         'drop': lambda s: s.learner(keep=~s.issues.is_issue.to_numpy()),
-        'relabel': lambda s: s.learner(np.where(s.issues.is_issue, s.issues.predicted, s.issues.given)),
+        'relabel': relabel,
         'weight': lambda s: s.learner(cbs=ItemWeightsCallback(s.oof()[0])),
         'weight + MixUp': lambda s: s.learner(cbs=[ItemWeightsCallback(s.oof()[0]), MixUp()]),
         'soft, issues': lambda s: s.learner(cbs=soft(s, threshold=.5)),
         'soft, all': lambda s: s.learner(cbs=soft(s, which='all')),
         'generalized cross-entropy': lambda s: s.learner(loss_func=GeneralizedCrossEntropy()),
         'symmetric cross-entropy': lambda s: s.learner(loss_func=SymmetricCrossEntropy()),
-        'forward correction': forward,
         'ELR': lambda s: s.learner(cbs=EarlyLearningRegularizationCallback()),
-        'co-teaching': lambda s: s.learner(cbs=CoTeachingCallback(small_net(LEARNERS['width']), s.wrong.mean(), .5)),
-        'soft, all + ELR': lambda s: s.learner(cbs=[soft(s, which='all'), EarlyLearningRegularizationCallback()]),
+        'co-teaching': coteaching,
+        'soft, all + ELR': soft_and_elr,
         'true labels': lambda s: s.learner(s.train.true)}
+
+
+def seconds_of(learn, epochs):
+    "Seconds of a fit of `epochs`, validated after the last"
+    with learn.no_bar(), learn.no_logging():
+        start = time.perf_counter()
+        learn.fit_one_cycle(epochs, LEARNERS['lr'], cbs=ValidateLast())
+        return time.perf_counter() - start
 
 
 def trained(setting, make, epochs):
     "Accuracy on the true labels of the test set after `epochs`, and seconds of the fit"
     learn = make(setting)
-    with learn.no_bar(), learn.no_logging():
-        start = time.perf_counter()
-        learn.fit_one_cycle(epochs, LEARNERS['lr'], cbs=ValidateLast())
-        return [dict(accuracy=float(learn.recorder.values[-1][-1]), seconds=time.perf_counter() - start)]
+    seconds = seconds_of(learn, epochs)
+    return [dict(accuracy=float(learn.recorder.values[-1][-1]), seconds=seconds)]
 
 
 def rankings(s):
     "Rows of name, AUPRC of the wrong labels, and seconds relative to a plain fit"
-    plain, start = s.learner(), time.perf_counter()
-    with plain.no_bar(), plain.no_logging(): plain.fit_one_cycle(s.epochs, LEARNERS['lr'], cbs=ValidateLast())
-    once = time.perf_counter() - start
-    learn, start = s.learner(cbs=TrainingDynamicsCallback()), time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(s.epochs, LEARNERS['lr'], cbs=ValidateLast())
-    spent = time.perf_counter() - start
+    plain = s.learner()
+    once = seconds_of(plain, s.epochs)
+    learn = s.learner(cbs=TrainingDynamicsCallback())
+    spent = seconds_of(learn, s.epochs)
     with plain.no_bar():
-        got, targs = plain.get_preds(dl=plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True))
+        dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
+        got, targs = plain.get_preds(dl=dl)
     quality = {'in-sample self-confidence': (got[range(len(targs)), targs].numpy(), once)}
     for n_folds in (5, 2):
         oof, seconds = s.oof(n_folds)
-        quality[f'out-of-fold, {n_folds} folds'] = label_quality(oof.targets, oof.pred_probs), once + seconds
+        values = label_quality(oof.targets, oof.pred_probs)
+        quality[f'out-of-fold, {n_folds} folds'] = values, once + seconds
     for name in ('aum', 'mean_prob', 'forgetting', 'data_map'):
         quality[f'dynamics, {name}'] = learn.dynamics.score(name), spent
     for n_folds in (5, 2):
@@ -136,18 +156,20 @@ def rankings(s):
         for name in ('aum', 'mean_prob'):
             mean = rankdata(folds) + rankdata(quality[f'dynamics, {name}'][0])
             quality[f'ensemble, {n_folds} folds and {name}'] = mean, seconds + spent
-    return [dict(name=name, auprc=average_precision_score(s.wrong, -q), cost=seconds/once)
-            for name, (q, seconds) in quality.items()]
+    return [dict(name=name, auprc=average_precision_score(s.wrong, -values), cost=seconds/once)
+            for name, (values, seconds) in quality.items()]
 
 
 def found_with(s):
     "Rows of loss, and precision and recall of the issues that its folds find"
     rows = []
-    for name, loss in (('cross-entropy', None), ('label smoothing', LabelSmoothingCrossEntropyFlat())):
+    losses = {'cross-entropy': None, 'label smoothing': LabelSmoothingCrossEntropyFlat()}
+    for name, loss in losses.items():
         oof, _ = s.oof(loss_func=loss)
         for rule in ('prune_by_noise_rate', 'both', 'predicted_neq_given'):
             table = find_issues(oof.targets, oof.pred_probs, rule).sort_index()
-            p, r, f1, _ = precision_recall_fscore_support(s.wrong, table.is_issue, average='binary', zero_division=0)
+            p, r, f1, _ = precision_recall_fscore_support(
+                s.wrong, table.is_issue, average='binary', zero_division=0)
             auprc = average_precision_score(s.wrong, 1 - table.label_quality)
             rows.append(dict(name=f'{name}, {rule}', precision=p, recall=r, f1=f1, auprc=auprc))
     return rows
@@ -165,20 +187,25 @@ def jobs(s, only):
 def mean_and_interval(values):
     "The mean over the seeds and half of its 95 % interval (Student's t)"
     values = np.asarray(values)
-    half = t.ppf(.975, len(values) - 1)*values.std(ddof=1)/np.sqrt(len(values)) if len(values) > 1 else np.nan
+    half = np.nan
+    if len(values) > 1:
+        half = t.ppf(.975, len(values) - 1)*values.std(ddof=1)/np.sqrt(len(values))
     return f'{values.mean():.3f} ± {half:.3f}'
 
 
 def summary(rows):
-    "Tables of the mean over the seeds with its interval, name -> DataFrame, and the share of the gap that is closed"
-    df, tables = pd.DataFrame(rows), {}
+    """Name -> DataFrame: the means over the seeds with their intervals, and the share of the gap
+    between wrong and true labels that is closed"""
+    df = pd.DataFrame(rows)
+    tables = {}
     for part, some in df.groupby('part', sort=False):
         figures = [o for o in FIGURES if o in some and some[o].notna().any()]
         tables[part] = some.pivot_table(index='name', columns='column', values=figures, sort=False,
                                         aggfunc=mean_and_interval)
     means = df[df.accuracy.notna()].groupby(['part', 'column', 'name'], sort=False).accuracy.mean()
     low, high = (means.xs(o, level='name') for o in ('plain cross-entropy', 'true labels'))
-    gap = means.groupby('name', sort=False).transform(lambda o: (o.droplevel('name') - low)/(high - low))
+    gap = means.groupby('name', sort=False).transform(
+        lambda o: (o.droplevel('name') - low)/(high - low))
     tables['share of the gap closed'] = gap.unstack(['part', 'column']).round(2)
     return tables
 
@@ -203,7 +230,8 @@ def main(
     done = {(o['part'], o['column'], o['seed'], o['name']) for o in rows}
     for seed in range(seeds):
         for column in columns.split(','):
-            for part, name, run in jobs(Setting(df, images, column, seed, epochs), only.split(';') if only else None):
+            setting = Setting(df, images, column, seed, epochs)
+            for part, name, run in jobs(setting, only.split(';') if only else None):
                 if (part, column, seed, name) in done: continue
                 what = dict(part=part, column=column, seed=seed, items=n, epochs=epochs, name=name)
                 for row in run():

@@ -1,9 +1,9 @@
-"""Every table on speed, one after the other: modes.py, overhead.py, and tables.py at two sizes.
+"""Every table on speed, one after the other: overhead.py, tables.py and modes.py.
 
     python examples/benchmarks/speed.py --data DIR
 
-DIR as for cifar10n.py; Fashion-MNIST from Debian's package dataset-fashion-mnist. Takes hours on two cores: modes.py
-keeps its rows in --out and goes on where it was."""
+DIR as for cifar10n.py; Fashion-MNIST from Debian's package dataset-fashion-mnist. Takes hours on
+two cores: modes.py keeps its rows in --out and goes on where it was."""
 from pathlib import Path
 
 import modes
@@ -18,10 +18,8 @@ def main(
     fashion_mnist: Path = modes.DEBIAN,  # Folder with Fashion-MNIST's files
     out: Path = Path('modes.csv'),  # Rows of modes.py
     n: int = 3000,  # Training images of modes.py
-    sizes: str = '200000,1280000',  # Items of tables.py, separated by commas; of the largest, cleanlab is run once
+    sizes: str = tables.SIZES,  # Items x classes of tables.py, separated by commas
 ):
     "Print the tables; returns them as a list of DataFrames"
-    sizes = [int(o) for o in sizes.split(',')]
-    res = [overhead.main()]
-    res += [tables.main(n=o, cleanlab_repeats=1 if o == max(sizes) else None) for o in sizes]
-    return [*res, modes.main(data=data, fashion_mnist=fashion_mnist, out=out, n=n)]
+    return [overhead.main(), tables.main(sizes=sizes),
+            modes.main(data=data, fashion_mnist=fashion_mnist, out=out, n=n)]

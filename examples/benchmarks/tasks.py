@@ -1,4 +1,4 @@
-"""Planted errors where an item has not just one class: several labels, a number, a mask.
+"""Planted errors in items that do not have just one class: several labels, a number, a mask.
 
     python examples/benchmarks/tasks.py
 
@@ -106,7 +106,7 @@ def main(
     n_folds: int = 5,  # Folds
     seed: int = 0,  # Seed of the errors, the weights and the folds
 ):
-    "Print a row a task; returns them as a DataFrame"
+    "Print a row per task; returns them as a DataFrame"
     rows = []
     for name, (make, net, loss) in TASKS.items():
         set_seed(seed)

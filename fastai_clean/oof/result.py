@@ -142,7 +142,7 @@ def oof_of(
     learn: Learner,
 ) -> OutOfFold | None:
     "The OutOfFold of the training set of `learn`, as `learn.oof` gives it"
-    # Without fastai_clean.learner, `learn.oof = ...` sets a plain attribute: take it all the same
+    # Without fastai_clean.learner, `learn.oof = ...` sets a plain attribute: take it
     return vars(learn).get('oof', _oofs.get(learn))
 
 
