@@ -29,7 +29,7 @@ the package, not for users.
   5 hosts and doors
     widgets, app              the review page in a notebook, and at a local address
     datasets, vision, text    ready-made data and Learners
-    learner                   what is patched into `Learner`: oof, dynamics, oof_preds, clean_fit
+    learner                   patches `Learner`: oof, dynamics, oof_preds, clean_fit
     all                       the public names
 
 Two parts import `review` although it is below them, each inside a function: `data`, to apply
@@ -46,8 +46,8 @@ the DataLoaders that train on the rest and predict the held-out items. `OutOfFol
 beside the probabilities.
 
 A decision starts in `review.journal`: one JSON line, appended under a lock and synced before the
-call returns. `review.session` replays the lines, and `review.apply` makes a new frame, folder or
-DataLoaders of what they say. The page only asks the session, so a decision that it shows as made
-is on disk.
+call returns. `review.session` replays the lines, and `review.apply` turns them into a new frame,
+folder or DataLoaders. The page only asks the session, so a decision that it shows as made is on
+disk.
 """
 __version__ = '0.2.0'

@@ -8,7 +8,7 @@ import pandas as pd
 def objects(
     values: Iterable,  # Any values, tuples among them
 ) -> np.ndarray:  # One axis, dtype object
-    "`values` as they are, in an array of one axis"
+    "`values` unchanged, in an array of one axis"
     # numpy would make a second axis of tuples of one length; the None at the end prevents it
     return np.array([*values, None], dtype=object)[:-1]
 

@@ -13,24 +13,25 @@ import numpy as np
 
 def free_path(
     path,  # File to write
-    overwrite: bool = False,  # Whether a file that is there may be replaced
+    overwrite: bool = False,  # Whether an existing file may be replaced
 ) -> Path:
-    "`path`, links followed, if a file may be written there, else an OSError that says why not"
+    "`path`, links followed, if a file may be written there. Raises an OSError if not"
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
     if (path.exists() or path.is_symlink()) and not overwrite: raise _exists(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"path {path} is in no folder: make {path.parent} first")
+        raise FileNotFoundError(f"path {path} is in a folder that does not exist: make "
+                                f"{path.parent} first")
     return path.resolve()
 
 
 def write_file(
     path,  # File to write
-    write: Callable[[Path], object],  # Function that writes it, under the name that it is given
-    overwrite: bool = False,  # Whether to replace a file that is there
+    write: Callable[[Path], object],  # Function that writes the file at the path it is passed
+    overwrite: bool = False,  # Whether to replace an existing file
 ) -> Path:
     """Have `write` make a file, and only then give it its name. Raises FileExistsError if `path` is
-    taken and `overwrite` is False, also if it was taken while `write` ran."""
+    taken and `overwrite` is False, even if it was taken while `write` ran."""
     given, path = Path(path), free_path(path, overwrite)
     with sibling(path) as tmp:
         write(tmp)
@@ -44,7 +45,7 @@ def write_file(
 def sibling(
     path,  # File or folder that is to be made
 ) -> Iterator[Path]:
-    "A hidden name beside `path`, with its suffixes; whatever stands there in the end is removed"
+    "A hidden path beside `path`, with its suffixes; whatever is left there at the end is removed"
     path = Path(path)
     # Beside it, since a file can only be renamed within one file system
     # torch.save refuses a hidden name that has no suffix
@@ -62,7 +63,7 @@ def _exists(path):
 
 def _place(tmp, path):
     "Name `tmp` as `path`, unless another process has taken that name since"
-    # A hard link fails if the name is taken, where a rename would replace the file
+    # A hard link fails if the name is taken, whereas a rename would replace the file
     try: os.link(tmp, path)
     except FileExistsError: raise _exists(path) from None
     except OSError:  # a file system without hard links
@@ -85,14 +86,14 @@ def save_arrays(
     kind: str,  # Name of the class of the result, for messages
     file: str,  # Name of the JSON file
     arrays: dict[str, np.ndarray],  # Name -> array
-    meta: dict,  # What JSON holds; `vocab` is in it
+    meta: dict,  # What the JSON file holds; must have `vocab`
     overwrite: bool = False,  # Whether to replace a result of this kind that was saved there before
-    default: Callable | None = None,  # Turns what JSON does not know into what it does
+    default: Callable | None = None,  # Converts what JSON cannot hold, as in `json.dumps`
 ) -> Path:
     """Write the new folder `path`, which appears whole or not at all.
 
-    Raises FileExistsError if `path` holds something else, or a result and `overwrite` is False, and
-    TypeError if a name of the vocab is not text, a number or a boolean."""
+    Raises FileExistsError if `path` holds other files, or holds a result and `overwrite` is False,
+    and TypeError if a name in the vocab is not text, a number or a boolean."""
     path = Path(path)
     for o in meta['vocab']:
         if not isinstance(o, (str, int, float)):
@@ -124,8 +125,8 @@ def load_arrays(
     names: Iterable[str],  # Names of the arrays
     mapped: Iterable[str] = (),  # Names of those to leave on disk, as memory maps
 ) -> tuple[dict, dict]:  # Name -> array, and what JSON held
-    """Read what `save_arrays` wrote. Raises FileNotFoundError that names what is missing, and
-    ValueError for broken files"""
+    """Read what `save_arrays` wrote. Raises a FileNotFoundError that names the missing files, and
+    ValueError for broken ones"""
     path = Path(path)
     if missing := sorted(o for o in _files(file, names) if not (path/o).is_file()):
         raise FileNotFoundError(f"path {path} is not a saved {kind}: {', '.join(missing)} missing")

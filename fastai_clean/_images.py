@@ -7,17 +7,17 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
-LOSSLESS = 64  # Up to so many pixels a side a picture is PNG, which loses nothing: digits, icons
+LOSSLESS = 64  # Pictures up to this many pixels a side are PNG, which loses nothing: digits, icons
 
 
 class Unreadable(str):
-    "Why an item cannot be shown, in its place: a page draws a grey placeholder with this reason"
+    "Stands for an item that cannot be shown, and says why: pages draw it as a grey placeholder"
 
 
 def open_upright(
     path: str | Path,  # An image file
-    size: int | None = None,  # Longest side needed, for which JPEG decodes fewer pixels; None: all
-) -> np.ndarray:  # (h, w, 3), or (h, w) numbers of a file that holds no colours
+    size: int | None = None,  # Longest side needed, so that JPEG decodes fewer pixels; None: all
+) -> np.ndarray:  # (h, w, 3), or (h, w) if the file holds numbers, not colours
     "The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do"
     with Image.open(path) as file:
         if size is not None: file.draft('RGB', (2*size, 2*size))
@@ -31,7 +31,7 @@ def upright(
     im: Image.Image,  # An image that was loaded from a file
     path: Path | None,  # The file; None: the image is left as it is
 ) -> Image.Image:
-    "`im`, turned upright as the EXIF data of its file say, which it may have lost on its way"
+    "`im`, turned upright as the EXIF data of its file say, which `im` may have lost"
     if path is None: return im
     with Image.open(path) as original: orientation = original.getexif().get(ORIENTATION, 1)
     if orientation == 1: return im
@@ -42,10 +42,10 @@ def upright(
 def scaled(
     image: ArrayLike,  # (h, w[, 1, 3 or 4]): booleans, integers 0..255 or floats 0..1
     name: str = 'image',  # What the image is called in an error message
-) -> np.ndarray:  # (h, w) or (h, w, 3 or 4): uint8 as it was given, all else as floats 0..1
-    """An image in a range that is known. Floats beyond 0..1 are read as 0..255, and numbers beyond
-    that are stretched from the smallest to the largest; NaN is black. Raises ValueError for an
-    array that is not an image."""
+) -> np.ndarray:  # (h, w) or (h, w, 3 or 4): uint8 unchanged, everything else as floats 0..1
+    """An image in a known range. Floats beyond 0..1 are read as 0..255, and numbers beyond that are
+    stretched from the smallest to the largest; NaN is black. Raises ValueError for an array that
+    is not an image."""
     a = np.asarray(image)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     coloured = a.ndim == 3 and a.shape[2] in (3, 4)

@@ -12,7 +12,7 @@ MAX_NAME = 120  # Characters of a name that a page shows
 
 
 def as_text(
-    o,  # Anything; its `str` is taken, of a path with forward slashes
+    o,  # Anything; its `str` is taken, for a path with forward slashes
 ) -> str:
     "`o` as text that UTF-8 can hold: the stray bytes of a file name become `\\udcff`"
     text = o.as_posix() if isinstance(o, PurePath) else str(o)
@@ -21,11 +21,11 @@ def as_text(
 
 def neutral(
     text: str,  # Text from the data
-    n: int | None = None,  # Most characters, after which it says how many there were; None: all
+    n: int | None = None,  # Most characters; longer text is cut and its length added; None: all
 ) -> str:
     "`text` with U+FFFD for what reorders or hides text around it, and for what UTF-8 cannot hold"
     if n is not None and len(text) > n: text = f'{text[:n]}… ({len(text):,} characters)'
-    # Nothing that is printable is harmful, and nearly all text is: 70 times as fast
+    # Printable text is never harmful, and nearly all text is printable: 70 times as fast
     if text.isprintable(): return text
     return ''.join('\ufffd' if _is_harmful(o) else o for o in text)
 
@@ -90,7 +90,7 @@ def sha1_of(
 def safe_name(
     name,  # Anything; its text is taken
 ) -> str:
-    "`name` if it is a safe and visible file name on every system, else one made of it, with a hash"
+    "`name` if it is a safe and visible file name on every system, else one made from it and a hash"
     text = as_text(name)
     if _is_safe(text): return text
 

@@ -34,7 +34,7 @@ __all__ = [
     'ConfidentLearningCallback', 'SoftPseudoLabelCallback', 'ItemWeightsCallback',
     'TrainingDynamicsCallback', 'EarlyLearningRegularizationCallback', 'CoTeachingCallback',
     'CleanWandbCallback', 'GeneralizedCrossEntropy', 'SymmetricCrossEntropy', 'CleanFit',
-    # What it gives
+    # Results
     'OutOfFold', 'Dynamics', 'CleanInterpretation',
     # Arrays
     'find_issues', 'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',

@@ -1,4 +1,4 @@
-"The review in the browser: its page on a local address, and the command `fastai_clean_review`"
+"The review in the browser: its page at a local address, and the command `fastai_clean_review`"
 import argparse
 import csv
 import json
@@ -21,7 +21,7 @@ from .review import ReviewSession, read_issues
 from .review.page import MAX_REASON, SIZE, WEB, Page, script
 
 MAX_BODY = 1_000_000  # Bytes of a message
-MAX_CLASSES = 20  # Of a prediction
+MAX_CLASSES = 20  # Classes shown of a prediction
 HEADERS = {
     # Whatever the data hold, only the page's own files are loaded, and no other page frames it
     'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self,
         page: Page,  # What is served
-        port: int = 0,  # On 127.0.0.1; 0: one that is free
+        port: int = 0,  # On 127.0.0.1; 0: a free one
         model: str | Path | None = None,  # Exported Learner for the page that predicts
     ):
         self.page = page
@@ -89,10 +89,10 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(500, plain(f'{type(e).__name__}: {e}', MAX_REASON))
 
     def _path(self):
-        "What is asked for behind the token; None if the request was refused"
+        "What the address names after the token; None if the request was refused"
         server = self.server
         token, _, name = self.path.partition('?')[0].lstrip('/').partition('/')
-        # Another site's name that was made to point to 127.0.0.1 arrives with that name as its Host
+        # A site that makes its name point to 127.0.0.1 (DNS rebinding) sends that name as Host
         if self.headers.get('host') not in server.hosts:
             self._refuse(403, 'The Host is not this server')
         elif not secrets.compare_digest(token.encode(errors='replace'), server.token.encode()):
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(_decisions(self.server.page.session), 'text/csv', download=name)
         elif name == 'review.js': self._send(script().encode(), 'text/javascript')
         else:
-            # One of the folder's own names: no path is made of what was asked for
+            # Looked up among the folder's files: no path is built from what was asked for
             file = next((o for o in WEB.iterdir() if o.name == (name or 'review.html')), None)
             if file is None or file.suffix not in TYPES: self._refuse(404, 'There is no such page')
             else: self._send(file.read_bytes(), TYPES[file.suffix])
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         return msg
 
     def _refuse(self, status, why):
-        # What was not read would be taken for the next request
+        # A body that was not read would be taken for the next request
         self.close_connection = True
         self._send(why.encode(errors='replace'), 'text/plain', status)
 
@@ -155,12 +155,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def end_headers(self):
-        "Every answer has the headers, also those of the library's own refusals"
+        "Add HEADERS to every answer, including the library's own refusals"
         for k, v in HEADERS.items(): self.send_header(k, v)
         super().end_headers()
 
     def log_message(self, *_):
-        "Nothing: the address holds the token"
+        "Log nothing: the address holds the token"
 
 
 def main(
@@ -190,7 +190,7 @@ def main(
 def opened(
     options: argparse.Namespace,  # As `fastai_clean_review --help` lists them
 ) -> Page:
-    "The page of what was named. Raises ValueError, TypeError or OSError if it cannot be opened"
+    "The page that the options describe. Raises ValueError, TypeError or OSError if it cannot open"
     o = options
     if o.images is not None and not Path(o.images).is_dir():
         raise ValueError(f'--images {o.images} is not a folder: name the one that holds the items')
@@ -206,26 +206,30 @@ def opened(
 
 def shown(
     row: pd.Series,  # A row of `session.issues`
-    folder: str | Path | None,  # Of the images
+    folder: str | Path | None,  # Folder of the images; None: show texts
     text_column: str,  # Column with the texts
 ):  # An array (h, w[, 3]), a text, or `Unreadable`
-    "The image of an item, a file that lies in `folder`, links followed; without a folder its text"
+    "The image of an item, read only from inside `folder`, links followed; without one, its text"
     if folder is None:
         if text_column in row: return str(row[text_column])
         return Unreadable(f'there is no column {text_column!r}: see --text-column and --images')
     root = Path(folder).resolve()
-    path = (root/str(row['path'] if 'path' in row else row['id'])).resolve()
+    name = str(row['path'] if 'path' in row else row['id'])
+    # `to_review` writes the paths that the Learner reads, which may start where it was run
+    paths = [(o/name).resolve() for o in (root, Path())]
     # A CSV from elsewhere must not show the reviewer's other files
-    if not path.is_relative_to(root): return Unreadable(f'it is not in the folder {folder}')
-    if not path.is_file(): return Unreadable(f'there is no such file in {folder}')
-    return open_upright(path, SIZE)
+    inside = [o for o in paths if o.is_relative_to(root)]
+    if not inside: return Unreadable(f'it is not in the folder {folder}')
+    found = next((o for o in inside if o.is_file()), None)
+    if found is None: return Unreadable(f'there is no such file in {folder}')
+    return open_upright(found, SIZE)
 
 
 def predict_text(
     learn,  # Learner of one class per text
     text: str,  # The text
 ) -> tuple[str, list]:  # The predicted class, and (class, probability) of all, the likeliest first
-    "What the Learner says of one text; one thread at a time, since predicting changes the Learner"
+    "What the Learner predicts; one thread at a time, since predicting changes the Learner"
     with PREDICTING, learn.no_bar(), learn.no_logging(): label, _, probs = learn.predict(text)
     vocab = learn.dls.vocab
     # A Learner of texts has two vocabularies: the words, and the classes
@@ -234,7 +238,7 @@ def predict_text(
 
 
 def _predicted(model, msg):
-    "The model's name, and what it says of the message's text; only then is its file loaded"
+    "The model's name, and its prediction if the message has a text; only then is its file loaded"
     reply = {'model': None if model is None else plain(model)}
     if model is None or 'text' not in msg: return reply
     try: label, ranked = predict_text(_learner(model), str(msg['text']))
@@ -247,8 +251,8 @@ def _predicted(model, msg):
 
 @lru_cache(maxsize=1)
 def _learner(path):
-    # Here, since torch takes seconds to import and the review does not need it; `progress` gives a
-    # Learner its no_bar
+    # Imported here, since torch takes seconds to import and the review does not need it;
+    # `progress` gives a Learner its no_bar
     from fastai.callback import progress  # noqa: F401
     from fastai.learner import load_learner
     return load_learner(path)
@@ -266,13 +270,13 @@ def _parser():
     add('csv', help='issue table, CSV of CleanInterpretation.to_csv, or noisy_text.csv')
     add('--journal', help='decisions (.jsonl), made if it does not exist; '
                           'default: CSV.decisions.jsonl beside the CSV')
-    add('--images', help='folder that the items are image files in')
+    add('--images', help='folder that holds the items as image files')
     add('--text-column', default='text', help='column with the texts; default: text')
     add('--label-column', default='label', help='column with the given labels; default: label')
-    add('--id-column', help='column with the ids of the items; default: the first that can')
+    add('--id-column', help='column with the ids of the items; default: the first that fits')
     add('--user', help='who reviews; default: the name of the account')
     add('--model', help='exported Learner (.pkl) that predicts texts; loaded after a warning')
     add('--page-size', type=int, default=24, help='items per page; default: 24')
-    add('--port', type=int, default=0, help='port on 127.0.0.1; default: one that is free')
+    add('--port', type=int, default=0, help='port on 127.0.0.1; default: a free one')
     add('--no-browser', action='store_true', help='do not open the browser')
     return parser

@@ -1,4 +1,4 @@
-"The seed's data: downloads, and frames of images and of tweets with wrong labels"
+"Data of the first experiments: downloads, and frames of images and tweets with wrong labels"
 import gzip
 import os
 import re
@@ -33,16 +33,16 @@ MASKS = 'HTTPURL', '@USER'
 
 def fetch(
     url: str,  # Address of a .tgz, for example `URLs.IMAGENETTE_160`
-    timeout: float = 60,  # Seconds without an answer until the download is given up
+    timeout: float = 60,  # Seconds without an answer after which the download is given up
     instead: str = 'pass path=, the folder that it holds',  # What else to do, for messages
 ) -> Path:  # The folder to which `untar_data(url)` would unpack
-    """What `untar_data` gives, checked: the archive gets its name once its size, fastai's checksum
-    and gzip's own checksums are right, and the folder once all of it is unpacked.
+    """Do what `untar_data` does, with checks: the archive gets its name once its size, fastai's
+    checksum and gzip's own checksums are right, and the folder once all of it is unpacked.
 
-    Raises ConnectionError or ValueError that name the address, the file and where to put it."""
-    # `untar_data` itself renames a file before it checks it, hashes only the first megabyte, and
-    # none if it does not know the address; it takes a folder that is half unpacked for whole; and
-    # in fastcore 2.2 `urlretrieve` answers a connection that breaks with a NameError.
+    Raises a ConnectionError or ValueError that names the address, the file and where to put it."""
+    # `untar_data` itself renames a file before checking it, hashes only its first megabyte (nothing
+    # at all if it does not know the address), and takes a half-unpacked folder for a whole one; and
+    # fastcore 2.2's `urlretrieve` raises NameError if the connection breaks
     name = url.rsplit('/', 1)[-1]
     archive = fastai_cfg().path('archive')/name
     folder = fastai_cfg().path('data')/name.rsplit('.', 1)[0]
@@ -92,17 +92,17 @@ def _save(url, file, timeout):
         said = int(response.headers.get('Content-Length') or 0)
         blocks = iter(lambda: response.read(2**20), b'')
         for block in progress_bar(blocks, total=-(-said//2**20) or 'noinfer'): f.write(block)
-        if f.tell() < said: raise ConnectionError(f"only {f.tell()} of {said} bytes came")
+        if f.tell() < said: raise ConnectionError(f"only {f.tell()} of {said} bytes arrived")
 
 
 def _flaw(file, wanted):
     "What is wrong with an archive, or None; `wanted`: its size and first megabyte's MD5, if known"
     size, md5 = path_stats(file)
     if wanted and size != wanted[0]:
-        return f"a file of {size} bytes where fastai knows one of {wanted[0]}"
+        return f"a file of {size} bytes, but fastai expects {wanted[0]}"
     if wanted and md5 != wanted[1]:
-        return f"a file with the checksum {md5} where fastai knows {wanted[1]}"
-    # gzip's checksum at the end covers all bytes, but is only looked at when they have been read
+        return f"a file with the checksum {md5}, but fastai expects {wanted[1]}"
+    # gzip's checksum at the end covers all bytes, but is only checked when they have been read
     try:
         with gzip.open(file) as f:
             while f.read(2**20): pass
@@ -110,7 +110,7 @@ def _flaw(file, wanted):
     return None
 
 
-# What frames and Learners of images and of tweets check
+# Checks that images and tweets share
 
 def check_frame(
     df: Any,  # What the user passed
@@ -121,14 +121,14 @@ def check_frame(
     validated on: a column or a value is missing, is_valid is not True or False, or is the same in
     every row, or a label occurs only in validation rows."""
     if not isinstance(df, pd.DataFrame):
-        raise TypeError(f"df is a {type(df).__name__}: pass a DataFrame as of {source}, or "
-                        "DataLoaders")
+        raise TypeError(f"df is a {type(df).__name__}: pass a DataFrame such as {source} returns, "
+                        "or DataLoaders")
     missing = [o for o in needed if o not in df]
     if missing: raise ValueError(f"df lacks the column {' and '.join(missing)}: see {source}")
     check_values(df, needed)
     if df.is_valid.nunique() != 2:
         found = df.is_valid.unique().tolist()
-        raise ValueError(f"df has is_valid {found} alone: give it training and validation rows")
+        raise ValueError(f"df has only {found} in is_valid: give it training and validation rows")
 
     if 'label' not in needed: return
     valid = df.is_valid.astype(bool)
@@ -138,7 +138,7 @@ def check_frame(
 
 def check_values(
     df: pd.DataFrame,  # A frame
-    needed: Iterable[str],  # Columns of it to look at
+    needed: Iterable[str],  # Columns to check
 ) -> None:
     """Raise ValueError if a value of `needed` is missing, one of is_valid is not a boolean, or one
     of text or path is not text."""
@@ -161,7 +161,7 @@ def _refuse(bad, values, what):
 
 def _is_text(o):
     if not isinstance(o, str): return False
-    # Half of a surrogate pair is a str that no file, tokenizer or page takes
+    # Half a surrogate pair is a str that no file, tokenizer or page accepts
     try: o.encode()
     except UnicodeEncodeError: return False
     return True
@@ -172,7 +172,7 @@ def check_share(
 ) -> None:
     "Raise ValueError if it is not within 0 to 100"
     if not 0 <= pct_noise <= 100:
-        raise ValueError(f"pct_noise is {pct_noise!r}: pass per cent, 0 to 100")
+        raise ValueError(f"pct_noise is {pct_noise!r}: pass a percentage, 0 to 100")
 
 
 def with_loss(
@@ -198,9 +198,9 @@ def imagenette_version(
 
 def imagenette_path(
     size: int | str = 160,  # Shorter side, of `VERSIONS`: 99 MB, 342 MB or 1.6 GB to download
-    woof: bool = False,  # Whether to take Imagewoof, ten breeds of dogs
+    woof: bool = False,  # Whether to use Imagewoof, ten breeds of dogs
 ) -> Path:
-    """The folder of Imagenette as fastai publishes it, downloaded if it is not there.
+    """The folder of Imagenette as fastai publishes it, downloaded if it is missing.
 
     Raises ValueError for an unknown size or a wrong download, ConnectionError without network; both
     say which file to put where."""
@@ -216,17 +216,17 @@ def noisy_imagenette(
     size: int | str = 160,  # Which images to download if `path` is None, see `imagenette_path`
     woof: bool = False,  # Whether it is Imagewoof
 ) -> pd.DataFrame:  # Columns path, label, true_label, is_valid; one row per image
-    """Noisy Imagenette (tmabraham.github.io/blog/noisy_imagenette): `label` is true_label, but for
-    the wrong share of the training rows. `path` is relative to the folder.
+    """Noisy Imagenette (tmabraham.github.io/blog/noisy_imagenette): `label` is true_label, except
+    in the wrong share of the training rows. `path` is relative to the folder.
 
     Raises FileNotFoundError if the CSV or an image is missing, ValueError for an unknown noise
     level and for a CSV in which a column is missing or that names files outside the folder, and
     what `imagenette_path` raises."""
     if pct_noise not in NOISE_LEVELS:
         raise ValueError(f"pct_noise is {pct_noise!r}: choose one of 0, 1, 5, 25 and 50")
-    todo = ('unpack the archive anew elsewhere, or pass imagenette_learner a df of the rows that '
-            'are there')
-    if path is None: todo = 'delete the folder to have it downloaded and unpacked anew'
+    todo = ('unpack the archive again elsewhere, or pass imagenette_learner a df of the rows whose '
+            'images exist')
+    if path is None: todo = 'delete the folder to have it downloaded and unpacked again'
 
     path = imagenette_path(size, woof) if path is None else Path(path)
     file = path/('noisy_imagewoof.csv' if woof else 'noisy_imagenette.csv')
@@ -237,11 +237,11 @@ def noisy_imagenette(
 
 
 def _read_noisy(file, columns):
-    "The published CSV, its columns `columns`: our name -> theirs"
+    "The published CSV with its columns renamed; `columns`: our name -> theirs"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: fastai's archives of 2022 and later hold "
-                                "it, so pass the folder of such a one, or leave path out, and "
-                                "delete an older folder, to have it downloaded")
+        raise FileNotFoundError(f"{file} does not exist: fastai's archives since 2022 hold it, so "
+                                "pass the folder of one of those, or delete an older folder and "
+                                "leave path out to have it downloaded")
     try: df = pd.read_csv(file)
     except ValueError as e:
         raise ValueError(f"{file} is not a CSV ({e}): take the published file") from e
@@ -262,8 +262,8 @@ def _check_images(path, names, file, todo):
                          "file")
     lost = [o for o in names if not (path/o).is_file()]
     if lost:
-        raise FileNotFoundError(f"{len(lost)} of {len(names)} images that {file} names are not "
-                                f"there, first {path/lost[0]}: {todo}")
+        raise FileNotFoundError(f"{len(lost)} of {len(names)} images that {file} names do not "
+                                f"exist, first {path/lost[0]}: {todo}")
 
 
 def _leads_out(path): return path.is_absolute() or '..' in path.parts
@@ -272,7 +272,7 @@ def _leads_out(path): return path.is_absolute() or '..' in path.parts
 # MNIST
 
 def mnist_path() -> Path:
-    """The folder of MNIST as fastai publishes it, downloaded if it is not there. Raises as
+    """The folder of MNIST as fastai publishes it, downloaded if it is missing. Raises as
     `imagenette_path` does."""
     return fetch(URLs.MNIST)
 
@@ -280,10 +280,10 @@ def mnist_path() -> Path:
 def noisy_mnist(
     path: Path | str | None = None,  # Folder of training/<digit>/*.png, testing; None: download
     pct_noise: float = 5,  # Wrong training labels in per cent, 0 to 100
-    seed: int = 42,  # Seed of what is wrong
+    seed: int = 42,  # Seed of the planted errors
 ) -> pd.DataFrame:  # Columns path, label, true_label, is_valid; one row per image, sorted by name
-    """MNIST with planted errors: of the training rows exactly the share `pct_noise` is labelled as
-    another class, each as likely as the next. Only the frame says so, no file is renamed or moved.
+    """MNIST with planted errors: exactly the share `pct_noise` of the training rows is labelled as
+    another class, all others equally likely. Only the frame differs: no file is renamed or moved.
     `path` is relative to the folder, whose parts may be called train and valid too.
 
     Raises FileNotFoundError if the folder does not hold MNIST, ValueError for an image outside the
@@ -293,13 +293,13 @@ def noisy_mnist(
     root = mnist_path() if path is None else Path(path)
     train, valid = _mnist_files(root)
     if path is None and len(train) + len(valid) != MNIST_ITEMS:
-        raise FileNotFoundError(f"{root} holds {len(train) + len(valid)} images where MNIST has "
-                                f"{MNIST_ITEMS}: delete the folder to have it unpacked anew")
+        raise FileNotFoundError(f"{root} holds {len(train) + len(valid)} images, but MNIST has "
+                                f"{MNIST_ITEMS}: delete the folder to have it unpacked again")
     files = [*train, *valid]
     stray = [o for o in files if len(o.relative_to(root).parts) != 3]
     if stray:
-        raise ValueError(f"path {root} holds {stray[0]}, which lies in no class's folder: take it "
-                         "out")
+        raise ValueError(f"path {root} holds {stray[0]}, which is not in the folder of a class: "
+                         "move it elsewhere")
 
     true = np.array([o.parent.name for o in files])
     label = true.copy()
@@ -320,7 +320,7 @@ def _planted(true, share, seed):
     rng = np.random.default_rng(seed)
     vocab, codes = np.unique(true, return_inverse=True)
     if len(vocab) < 2 and share:
-        raise ValueError(f"path has images of {vocab[0]} alone: wrong labels need 2 classes")
+        raise ValueError(f"path has images of class {vocab[0]} only: wrong labels need 2 classes")
     wrong = rng.choice(len(true), round(share*len(true)), replace=False)
     # A step of 1 to c - 1 never ends at the true class
     steps = rng.integers(1, max(2, len(vocab)), len(wrong))
@@ -334,22 +334,22 @@ def covid_tweets(
     path: Path | str,  # Folder of train.tsv, valid.tsv and test.tsv of WNUT-2020 Task 2
     sets: str | Iterable[str] = ('train', 'valid'),  # Which of them to read
     pct_noise: float = 0,  # Wrong training labels to plant in per cent, 0 to 100
-    seed: int = 42,  # Seed of what is wrong
+    seed: int = 42,  # Seed of the planted errors
     masks: bool = False,  # Whether to keep the words HTTPURL and @USER, for links and names
-) -> pd.DataFrame:  # Columns id, text, label, true_label, hashtags, set, is_valid; a row is a tweet
+) -> pd.DataFrame:  # Columns id, text, label, true_label, hashtags, set, is_valid; one per tweet
     """Tweets on COVID-19, INFORMATIVE or UNINFORMATIVE (Nguyen et al., "WNUT-2020 Task 2", W-NUT
     2020), from files with or without the line Id, Text, Label.
 
-    Quotation marks mean nothing, so texts are as they were written. `hashtags` are what follows a
-    #, without it, separated by spaces; NA if there are none. `is_valid` is True but for train.tsv;
-    `label` is true_label, but for the share `pct_noise` of train.tsv.
+    Quotation marks are plain characters, so texts are as they were written. `hashtags` are the
+    words after a #, separated by spaces; NA if there are none. `is_valid` is False for train.tsv
+    alone; `label` is true_label, except in the share `pct_noise` of train.tsv.
 
     Raises FileNotFoundError if a file is missing, ValueError for a line without three columns, for
     other labels, an unknown set and a share outside 0 to 100."""
     check_share(pct_noise)
     sets = [sets] if isinstance(sets, str) else list(sets)
     if not sets or not {*sets} <= {*SETS} or len({*sets}) < len(sets):
-        raise ValueError(f"sets is {sets!r}: choose of train, valid and test, each once")
+        raise ValueError(f"sets is {sets!r}: choose from train, valid and test, each once")
 
     df = pd.concat([_read_tweets(Path(path)/f'{o}.tsv').assign(set=o) for o in sets],
                    ignore_index=True)
@@ -370,22 +370,22 @@ def _without_masks(text): return ' '.join(w for w in text.split(' ') if w not in
 def _read_tweets(file):
     "id, text and label of one file"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is not there: get {file.name} of WNUT-2020 Task 2 "
+        raise FileNotFoundError(f"{file} does not exist: get {file.name} of WNUT-2020 Task 2 "
                                 "(github.com/VinAIResearch/COVID19Tweet) and put it there")
-    # By hand, since a CSV reader takes the quotation marks in tweets for quotes, and U+2028 and the
-    # like for ends of lines
+    # Read by hand, since a CSV reader takes the quotation marks in tweets for quotes, and U+2028
+    # and the like for line ends
     try:
         with open(file, encoding='utf-8-sig', newline='\n') as f:
             lines = [o.rstrip('\r\n').split('\t') for o in f]
     except UnicodeDecodeError as e: raise ValueError(f"{file} is not UTF-8 ({e}): save it "
-                                                     "so") from e
+                                                     "as UTF-8") from e
     if lines and [o.lower() for o in lines[0]] == ['id', 'text', 'label']: lines[0] = ['']
     for i, o in enumerate(lines, 1):
         if o == ['']: continue
         if len(o) != 3:
-            raise ValueError(f"{file}, line {i} has {len(o)} columns: id, text and label needed")
+            raise ValueError(f"{file}, line {i} has {len(o)} columns: it needs id, text and label")
         if o[2] not in CLASSES:
             raise ValueError(f"{file}, line {i} has the label {o[2][:80]!r}: "
-                             f"{' or '.join(CLASSES)} needed")
+                             f"it must be {' or '.join(CLASSES)}")
     rows = [o for o in lines if o != ['']]
     return pd.DataFrame(rows, columns=['id', 'text', 'label'], dtype=object)

@@ -1,4 +1,4 @@
-"What training tells about its items: the record of every epoch, and the scores made from it"
+"What training reveals about its items: a record of every epoch, and the scores made from it"
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ class Dynamics:
     3         3   dog       dog           0.92
 
     `probs` (epochs, n) are the probabilities of the given label, `margins` (epochs, n) its output
-    minus the largest other, above 0 if it is the prediction. Both are as the item was met in
-    training: the mean if it was met more than once in an epoch, NaN if it was not met. `pred_probs`
+    minus the largest other, above 0 if it is the prediction. Both are recorded as training meets
+    the item: the mean if it is met more than once in an epoch, NaN if it is not met. `pred_probs`
     (n, c) are the mean probabilities over the epochs; `targets` (n,) class indices; `ids` n texts
     that name the items; `vocab` c class names; `config` how it was made. `samples` (n,) is True for
     the threshold samples, which were trained as an extra class: their rows of `probs` and `margins`
@@ -83,8 +83,8 @@ class Dynamics:
 
     @property
     def done(self) -> np.ndarray:
-        """Mask (n,) of the items of whose own label something is known: met in training, and not a
-        sample"""
+        """Mask (n,) of the items whose own label the record tells something about: met in training,
+        and not a sample"""
         return np.isfinite(self.margins).any(0) & ~self.samples
 
     @property
@@ -117,7 +117,7 @@ class Dynamics:
         return float(np.nanpercentile(aum, 99)) if np.isfinite(aum).any() else None
 
     def score(self,
-        score: Score = 'aum',  # One of `DYNAMICS_SCORES`, or what else `label_quality` takes
+        score: Score = 'aum',  # One of `DYNAMICS_SCORES`, or anything that `label_quality` takes
         oof: Any = None,  # OutOfFold of the same items, for 'ensemble'
     ) -> np.ndarray:  # (n,), low if the label is likely wrong
         """Label quality from 0 to 1, in the order of the data set, for `find_issues` and
@@ -127,7 +127,7 @@ class Dynamics:
         forgotten, 0 if it was never learned; 'data_map': `confidence` plus `variability`, at most
         1, low for what is hard to learn; 'ensemble': mean rank of 'aum' and 'mean_prob', or, given
         `oof`, of 'aum' and its self-confidence. Items that are not `done` get the median of the
-        others: nothing speaks against them, nor for them. Raises ValueError as `label_quality`
+        others, as there is no evidence for or against them. Raises ValueError as `label_quality`
         does, and if `oof` has other items."""
         def named(name):
             check_choice('score', name, DYNAMICS_SCORES)
@@ -140,13 +140,13 @@ class Dynamics:
     def _named(self, name):
         if name == 'aum': return .5*(1 + np.tanh(.5*self.aum.astype(float)))
         if name == 'mean_prob': return self.confidence.astype(float)
-        # Variability alone changes its sign once the model has memorized the labels
+        # Variability alone changes its sign once the model has memorised the labels
         if name == 'data_map': return (self.confidence + self.variability).clip(max=1)
         return 1 - self.forgetting/np.isfinite(self.margins).sum(0).clip(1)
 
     def _fill(self, values):
         if not self.done.any():
-            raise ValueError("no item was met in training: train for an epoch at least")
+            raise ValueError("no item was met in training: train for at least one epoch")
         return np.where(self.done, values, np.median(values[self.done]))
 
     def _self_confidence(self, oof):
@@ -165,7 +165,7 @@ class Dynamics:
         indexed by position, one row per item that is `done`.
 
         With threshold samples and the score 'aum', the issues are the items whose AUM is below
-        `threshold`. The probabilities are in-sample: once the model has memorized the labels the
+        `threshold`. The probabilities are in-sample: once the model has memorised the labels the
         order stays good, but few items are flagged."""
         values = self.score(score, oof)
         at = np.flatnonzero(self.done)
@@ -194,8 +194,8 @@ class Dynamics:
     def load(cls,
         path: str | Path,  # Folder that `save` made
     ) -> 'Dynamics':
-        """Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing
-        or does not fit"""
+        """Read what `save` wrote. Raises a FileNotFoundError or ValueError that names what is
+        missing or does not fit"""
         arrays, meta = load_arrays(path, 'Dynamics', 'dynamics.json', ARRAYS)
         return cls(**arrays, **{o: meta[o] for o in ('ids', 'vocab', 'config')})
 
@@ -215,8 +215,8 @@ def margin(
 def forgetting_events(
     margins: np.ndarray,  # Margins (epochs, n), NaN if the item was not met
 ) -> np.ndarray:  # (n,) integers
-    """How often the label was predicted (a margin above 0) when the item was met, and no longer
-    when it was met next (Toneva et al., ICLR 2019)."""
+    """How often the label was predicted (a margin above 0) when the item was met, but not the next
+    time (Toneva et al., ICLR 2019)."""
     met = np.isfinite(margins)
     right = np.asarray(margins) > 0
     last = np.zeros(met.shape[1], dtype=bool)
@@ -226,7 +226,8 @@ def forgetting_events(
         events += there & last & ~now
         last = np.where(there, now, last)
         learned = learned | now
-    # Without this, the hardest items would count as never forgotten; the authors' code does so too
+    # Items never learned would count as never forgotten, so they count as forgotten every time, as
+    # in the authors' code
     return np.where(learned, events, met.sum(0))
 
 
@@ -238,8 +239,8 @@ def _mean(x):
                      where=met.any(0))
 
 
-# Learner -> its Dynamics. Beside the Learner, so that `learn.export()` does not write them into its
-# pickle, and weak, so that they go with it
+# Learner -> its Dynamics. Kept beside the Learner, so that `learn.export()` does not pickle them,
+# and in weak references, so that they vanish with it
 _dynamics: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -255,7 +256,7 @@ def set_dynamics(
     learn: Any,  # A Learner
     value: Dynamics | None,  # Its Dynamics; None: forget them
 ) -> None:
-    "Set `learn.dynamics`. Raises TypeError for anything else than Dynamics or None"
+    "Set `learn.dynamics`. Raises TypeError for anything other than Dynamics or None"
     vars(learn).pop('dynamics', None)
     if value is None: _dynamics.pop(learn, None)
     elif isinstance(value, Dynamics): _dynamics[learn] = value

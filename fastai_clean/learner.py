@@ -1,6 +1,6 @@
 """The whole loop in one call: fit with folds, find the wrong labels, clean, fit a fresh copy.
 
-Also the one place that gives fastai's Learner something new: `oof`, `dynamics`, `oof_preds`,
+Also the one place that patches fastai's Learner: `oof`, `dynamics`, `oof_preds`,
 `clean_fit`."""
 import copy
 import time
@@ -31,24 +31,23 @@ from .dynamics import dynamics_of, set_dynamics
 from .interpret import CleanInterpretation
 from .oof import (
     FitRecord,
-    FoldOptions,
     OutOfFold,
     make_engine,
     snapshot,
     warn_of_training,
     was_trained,
 )
-from .oof.options import takes_options
+from .oof.options import fold_options, takes_options
 from .oof.result import oof_of, set_oof
 
 STRATEGIES = 'drop', 'relabel', 'soft', 'weight'
 
 
 class CleanFit(NamedTuple):
-    """What `clean_fit` gives: `learn`, the new Learner; `comparison`, one row per Learner (`plain`,
-    the one it was called on, and the strategy) with the number of training items and of items
-    changed, seconds, and the validation set's loss and metrics, on its labels as they are given;
-    `interp`, the CleanInterpretation of the training set, with its `issues`."""
+    """What `clean_fit` returns: `learn`, the new Learner; `comparison`, one row per Learner
+    (`plain`, the one it was called on, and the strategy) with the number of training items and of
+    items changed, seconds, and the validation set's loss and metrics, on its labels as they are
+    given; `interp`, the CleanInterpretation of the training set, with its `issues`."""
     learn: Learner
     comparison: pd.DataFrame
     interp: CleanInterpretation
@@ -59,7 +58,7 @@ def clean_fit(self: Learner,
     n_epoch: int,  # Epochs of a fit
     strategy: str = 'weight',  # What becomes of the label issues: one of `STRATEGIES`
     *,
-    method: str = 'fit_one_cycle',  # Its method that fits: fit, fine_tune, fit_flat_cos, ...
+    method: str = 'fit_one_cycle',  # Name of the method that fits: fit, fine_tune, fit_flat_cos
     n_folds: int = 5,  # Folds, if the Learner has no ConfidentLearningCallback of its own
     filter_by: str = 'prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
     threshold: float = .5,  # soft: least confidence of an issue to be softened
@@ -72,12 +71,12 @@ def clean_fit(self: Learner,
 
     'drop' leaves the issues out, 'relabel' gives them the predicted class, 'soft' their
     probabilities as soft targets (`SoftPseudoLabelCallback`), 'weight' weighs every item by its
-    label quality (`ItemWeightsCallback`). This Learner is fitted as it would be without, and has
-    `oof` afterwards; its data stays as it is. Costs about `n_folds` + 2 fits. The figures are those
-    of the validation set's labels: if they are wrong too, see `CleanInterpretation.evaluate`.
+    label quality (`ItemWeightsCallback`). This Learner is fitted as usual and has `oof` afterwards;
+    its data stays as it is. Costs about `n_folds` + 2 fits. The figures are measured on the
+    validation set's labels: if they are wrong too, see `CleanInterpretation.evaluate`.
 
     Raises ValueError for an unknown strategy or method, and if fewer than two items would be left;
-    TypeError, before training, for other labels than one class per item and for callbacks that
+    TypeError, before training, if the labels are not one class per item and for callbacks that
     cannot be in two fits; and what `ConfidentLearningCallback` raises. Warns if the Learner is
     trained already."""
     if strategy not in STRATEGIES:
@@ -107,7 +106,7 @@ def clean_fit(self: Learner,
     else: others = others + L(ItemWeightsCallback(self.oof))
     rows[strategy] = _timed(new, method, n_epoch, others, kwargs)
 
-    # How many are soft is known once the fit has lined them up
+    # How many targets are soft is known only once the fit has matched them to the items
     if strategy == 'soft': changed = others[-1].n_soft
     if strategy == 'weight': changed = n
     comparison = pd.DataFrame.from_dict(rows, orient='index').rename_axis('labels')
@@ -118,12 +117,12 @@ def clean_fit(self: Learner,
 
 def _check(learn, cbs):
     "Raise TypeError for labels and callbacks with which two fits would go wrong"
-    # Reading an item may augment it, and a fit must draw the random numbers that it would draw
-    # without
+    # Reading an item may augment it, but the fit must draw the random numbers that it would draw
+    # if nothing had been read
     with no_random(): task = labels_of(learn.dls.train, is_binary_loss(learn.loss_func)).task
     if task != 'classification':
-        raise TypeError(f"the training set's labels are of {task}: clean_fit needs one class per "
-                        "item")
+        raise TypeError(f"the training set's labels are of the task {task}: clean_fit needs one "
+                        "class per item")
 
     once = CoTeachingCallback, TargetsCallback, SaveModelCallback
     for cb in [*learn.cbs, *cbs]:
@@ -135,13 +134,13 @@ def _check(learn, cbs):
 
 
 def _is_or_makes(cb, kinds):
-    "Whether `cb` is a callback of `kinds`, or a class of them, which fastai takes too"
+    "Whether `cb` is a callback of `kinds`, or such a class, which fastai accepts too"
     return issubclass(cb if isinstance(cb, type) else type(cb), kinds)
 
 
 def _fresh_copy(learn):
-    """A Learner of its own, with the model as it is, the same frozen layers, and copies of the
-    callbacks"""
+    """An independent Learner with a copy of the model as it is, the same frozen layers, and copies
+    of the callbacks"""
     new = copy.copy(learn)
     for cb in learn.cbs: vars(new).pop(cb.name, None)
     new.model = snapshot(learn)
@@ -162,7 +161,7 @@ def _fresh_copy(learn):
 
 
 def _timed(learn, method, n_epoch, cbs, kwargs):
-    "Fit; seconds of it, and the validation set's loss and metrics"
+    "Fit, and return its seconds and the validation set's loss and metrics"
     start = time.perf_counter()
     getattr(learn, method)(n_epoch, cbs=cbs, **kwargs)
     row = {'seconds': time.perf_counter() - start}
@@ -186,7 +185,7 @@ def _relabel(learn, oof, flagged):
     every = np.arange(len(oof))
     predicted = oof.pred_probs[flagged].argmax(1)
     new = {int(i): (int(k), oof.vocab[k]) for i, k in zip(flagged, predicted)}
-    # Even of all items a view, since `relabelled` may change the data set that it is given
+    # A view, even of all items, since `relabelled` may change the data set that it is given
     learn.dls.loaders[0] = new_dl(dl, relabelled(view(dl.dataset, every, 0), new, oof.ids), every)
 
 
@@ -198,17 +197,17 @@ def oof_preds(self: Learner,
     **kwargs,
 ) -> OutOfFold:
     """Out-of-fold probabilities of the training set: `fit` trains `n_folds` copies of this Learner,
-    not itself. With `mode='features'` nothing is trained, and `fit` is not needed.
+    not the Learner itself. With `mode='features'` nothing is trained, and `fit` is not needed.
 
     Cross-validation as confident learning needs it (Northcutt et al., JAIR 2021). Also sets
-    `learn.oof`. The options are those of `ConfidentLearningCallback`; `cache_dir` knows `fit` by
-    its name, defaults and closure, and by the names and constants in it: change `cache_key` if
+    `learn.oof`. The options are those of `ConfidentLearningCallback`; `cache_dir` recognises `fit`
+    by its name, defaults and closure, and by the names and constants in it: change `cache_key` if
     anything else about it changes.
 
-    Raises TypeError or ValueError, before training, for options that mean nothing, for data and
+    Raises TypeError or ValueError, before training, for invalid options, for data and
     optimizers that cannot be split into folds, and for a `cache_dir` of another run; warns if the
     Learner is trained already."""
-    options = FoldOptions(*args, **kwargs)
+    options = fold_options(*args, **kwargs)
     if fit is None and options.mode != 'features':
         raise TypeError("fit is None: pass the function that trains, such as lambda l: "
                         "l.fine_tune(3), or mode='features'")

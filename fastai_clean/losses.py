@@ -1,4 +1,4 @@
-"Soft targets, the loss that takes hard or soft ones, and losses that wrong labels mislead less"
+"Soft targets, the loss that takes hard or soft ones, and losses robust to wrong labels"
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
@@ -60,7 +60,7 @@ def soft_targets(
     hard[np.arange(len(labels)), labels] = 1
     with np.errstate(divide='ignore'):
         logs = np.log(np.where(soft[:, None], probs, 1).clip(0))/temperature
-    # Less the largest: a low temperature would let all of a row underflow to 0
+    # Minus the largest: otherwise a low temperature would let a whole row underflow to 0
     sharp = np.exp(logs - logs.max(1, keepdims=True))
     sharp /= sharp.sum(1, keepdims=True)
     return soft, np.where(soft[:, None], mix*sharp + (1 - mix)*hard, hard).astype(np.float32)
@@ -69,12 +69,12 @@ def soft_targets(
 class SoftLoss:
     """`base` for class indices (bs,), unchanged. For soft targets (bs, c) the expectation of `base`
     over the classes, sum_k t_k base(pred, k) for each item, reduced as `base` reduces. A row that
-    sums to w, not 1, weighs its item w times.
+    sums to w instead of 1 gives its item the weight w.
 
-    For cross-entropy, also with label smoothing and class weights, that is torch's own for
-    probabilities. Its mean divides by the number of items even under class weights, where that of
-    class indices divides by the sum of their weights: let class weights be 1 on average. It is
-    `base` in everything else: `reduction`, `y_int`, `activation`, `decodes`.
+    For cross-entropy, also with label smoothing and class weights, that is torch's own loss of
+    probabilities. Its mean divides by the number of items even under class weights, whereas that of
+    class indices divides by the sum of their weights: use class weights that are 1 on average.
+    Everything else is that of `base`: `reduction`, `y_int`, `activation`, `decodes`.
 
     Raises TypeError for a `base` that cannot give one loss per item."""
 
@@ -93,7 +93,7 @@ class SoftLoss:
     ) -> Tensor:
         "The loss, reduced"
         if not target.is_floating_point():
-            # A plain function has no attribute to be set: it is told how to reduce at every call
+            # A plain function has no attribute to set: it is told how to reduce at every call
             told = hasattr(self.base, 'reduction') or self._reduction == self._default
             given = {} if told else {'reduction': self._reduction}
             return self.base(pred, target, **given, **kwargs)
@@ -102,8 +102,8 @@ class SoftLoss:
     def _soft(self, pred, target):
         "Losses (bs,)"
         if pred.shape != target.shape:
-            raise ValueError(f"soft targets have shape {tuple(target.shape)}, but the model's "
-                             f"outputs {tuple(pred.shape)}: pass one probability per output")
+            raise ValueError(f"soft targets have shape {tuple(target.shape)}, but the outputs of "
+                             f"the model have {tuple(pred.shape)}: pass one probability per output")
         plain = _cross_entropy(self.base)
         # fastai's tensor classes may refuse to be combined with one another
         pred = pred.as_subclass(Tensor)
@@ -144,7 +144,7 @@ class SoftLoss:
 
     @property
     def reduction(self) -> str:
-        "That of `base`"
+        "The reduction of `base`"
         return getattr(self.base, 'reduction', self._reduction)
 
     @reduction.setter
@@ -184,8 +184,8 @@ def _cross_entropy(base) -> dict[str, Any] | None:
 
 
 class _Reduced(nn.Module):
-    """The mean, the sum or all (`reduction`) of what `losses` makes of log-probabilities (n, c) and
-    class indices (n,)"""
+    """The mean, the sum or all (`reduction`) of the values of `losses`, a function of
+    log-probabilities (n, c) and class indices (n,)"""
     def __init__(self, losses, reduction):
         super().__init__()
         if reduction not in ('mean', 'sum', 'none'):
@@ -200,7 +200,7 @@ class _Reduced(nn.Module):
 
 class _SoftmaxLoss(BaseLoss):
     "What fastai asks of a loss of one class per item: it flattens, mixes, predicts and decodes"
-    y_int = True  # MixUp is to mix the losses, since class indices cannot be mixed
+    y_int = True  # MixUp must mix the losses, since class indices cannot be mixed
 
     def __init__(self, losses, axis, reduction):
         super().__init__(_Reduced, losses, reduction, axis=axis)
@@ -279,10 +279,10 @@ def _symmetric(log_p, targ, alpha, beta, A):
 def check_number(
     name: str,  # Name of the argument
     value: Any,  # What was passed
-    ok: Callable[[Any], bool],  # Function that says whether a number will do
+    ok: Callable[[Any], bool],  # Function that says whether a number is valid
     ask: str,  # What to pass, in words
 ) -> float:
-    "`value` as a float; raises ValueError if it is not a number that will do"
+    "`value` as a float. Raises ValueError if it is not a valid number"
     if not isinstance(value, Real) or not ok(value):
         raise ValueError(f"{name} is {value!r}: pass {ask}")
     return float(value)

@@ -49,16 +49,16 @@ def _classifier_args(vocab, label_smoothing, kwargs):
 # AWD-LSTM
 
 def tweet_dls(
-    df: pd.DataFrame,  # Frame with text, label and is_valid, as `covid_tweets` gives it
+    df: pd.DataFrame,  # Frame with text, label and is_valid, as `covid_tweets` returns it
     is_lm: bool = False,  # Whether they are for a language model, whose targets are the next words
-    text_vocab: list | None = None,  # Words that have a number; None: the frequent ones of `df`
+    text_vocab: list | None = None,  # Words to tell apart; None: the frequent words of `df`
     bs: int = 64,  # Batch size
     seq_len: int = 72,  # Words that a language model sees at once
     num_workers: int = 0,  # Processes that load texts; 0: none
     **kwargs,  # Passed to `TextDataLoaders.from_df`: device, tok_tfm
 ) -> DataLoaders:
     "Texts, tokenized by fastai and sorted by length, and labels. Raises as `check_frame` does"
-    # NaN as a text would become 'float' object is not iterable, in a process of the tokenizer's
+    # A NaN text would fail in a tokenizer process: 'float' object is not iterable
     check_frame(df, ('text', 'is_valid') if is_lm else ('text', 'label', 'is_valid'))
     return TextDataLoaders.from_df(df, text_col='text', label_col='label', valid_col='is_valid',
                                    is_lm=is_lm, bs=bs, text_vocab=text_vocab, seq_len=seq_len,
@@ -73,14 +73,14 @@ def tweet_lm_learner(
     bs: int = 64,  # Batch size
     **kwargs,  # Passed to `language_model_learner`: drop_mult, cbs
 ) -> Learner:
-    """A language model, whose encoder `tweet_learner` takes once it is fine-tuned, without labels.
+    """A language model, trained without labels; `tweet_learner` takes its fine-tuned encoder.
 
     Raises what `tweet_dls` raises, ValueError for an unknown `arch` and for DataLoaders of a
     classifier, and ConnectionError if the weights cannot be downloaded."""
     meta = _meta(arch)
     dls = df if isinstance(df, DataLoaders) else tweet_dls(df, is_lm=True, bs=bs)
     if not isinstance(dls.train, LMDataLoader):
-        raise ValueError("df holds DataLoaders of a classifier: make them by tweet_dls(df, "
+        raise ValueError("df holds DataLoaders of a classifier: make them with tweet_dls(df, "
                          "is_lm=True)")
 
     files = _weights(arch, meta, kwargs.get('backwards')) if pretrained else None
@@ -92,20 +92,20 @@ def tweet_lm_learner(
 
 def save_encoder(
     learn: Learner,  # A Learner of `tweet_lm_learner`
-    path: Path | str,  # File to write; one that is there is replaced
+    path: Path | str,  # File to write; an existing one is replaced
 ) -> Path:
     "Write the encoder with the words that it knows, for `tweet_learner`"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # fastai's own keeps no words, without which the rows mean nothing. Tensors and strings alone,
-    # so that loading runs no code
+    # fastai's own `save_encoder` leaves out the words, without which the rows mean nothing. Only
+    # tensors and strings are saved, so that loading runs no code
     return write_file(path, lambda tmp: torch.save(_encoder_of(learn), tmp), overwrite=True)
 
 
 def tweet_learner(
     df: pd.DataFrame | DataLoaders,  # Frame with text, label and is_valid, or `tweet_dls(df)`
     arch: Callable = AWD_LSTM,  # Architecture that fastai knows
-    encoder: Learner | Path | str | None = None,  # Of `tweet_lm_learner`, or file of `save_encoder`
+    encoder: Learner | Path | str | None = None,  # A `tweet_lm_learner`, or `save_encoder`'s file
     pretrained: bool = True,  # Whether to download Wikipedia's weights if there is no `encoder`
     config: dict | None = None,  # What differs from fastai's; with `encoder`, what its Learner got
     label_smoothing: bool = False,  # Whether the loss smooths labels, instead of cross-entropy
@@ -115,22 +115,22 @@ def tweet_learner(
     """A classifier of texts; all but its head is frozen if it starts from an encoder or weights.
 
     Raises what `tweet_dls` raises, ValueError for an unknown `arch`, for DataLoaders with other
-    words than the encoder and for an encoder of other sizes, FileNotFoundError without its file,
+    words than the encoder and for an encoder of other sizes, FileNotFoundError if its file is gone,
     and ConnectionError if the weights cannot be downloaded."""
     meta = _meta(arch)
     known = None if encoder is None else _encoder_of(encoder)
     vocab = known and known['vocab']
     dls = df if isinstance(df, DataLoaders) else tweet_dls(df, text_vocab=vocab, bs=bs)
     if isinstance(dls.train, LMDataLoader):
-        raise ValueError("df holds DataLoaders of a language model: make them by tweet_dls(df)")
-    # The vocab of a text classifier is two: the words', then the labels'
+        raise ValueError("df holds DataLoaders of a language model: make them with tweet_dls(df)")
+    # The vocab of a text classifier holds two: that of the words, then that of the labels
     if known and vocab != list(map(str, dls.vocab[0])):
-        raise ValueError("df holds DataLoaders with other words than the encoder's: make them by "
+        raise ValueError("df holds DataLoaders with other words than the encoder's: make them with "
                          "tweet_dls(df, text_vocab=lm.dls.vocab), or pass the DataFrame")
 
     files = None
     if pretrained and known is None: files = _weights(arch, meta, kwargs.get('backwards'))
-    # What only a language model has, such as tied weights, the classifier would not take
+    # The classifier refuses what only a language model has, such as tied weights
     of_lm = meta['config_lm'].keys() - meta['config_clas'].keys()
     config = {k: v for k, v in (config or {}).items() if k not in of_lm}
     args = _classifier_args(dls.vocab[-1], label_smoothing, kwargs)
@@ -155,7 +155,7 @@ def _encoder_of(source):
     if isinstance(source, Learner):
         return {'vocab': [*map(str, source.dls.vocab)], 'weights': source.model[0].state_dict()}
     if not Path(source).is_file():
-        raise FileNotFoundError(f"encoder {source} is not there: write it by "
+        raise FileNotFoundError(f"encoder {source} does not exist: write it with "
                                 "fastai_clean.text.save_encoder(lm, path)")
     try:
         known = torch.load(source, map_location='cpu', weights_only=True)
@@ -174,26 +174,26 @@ def _meta(arch):
 
 
 def _weights(arch, meta, backwards):
-    "The files of weights and words that fastai publishes, downloaded if they are not there"
+    "The files of weights and words that fastai publishes, downloaded if they are missing"
     url = meta['url_bwd' if backwards else 'url']
     folder = fastai_cfg().path('model')/url.rsplit('/', 1)[-1].rsplit('.', 1)[0]
     if not folder.exists():
         try: folder = fetch(url, instead='pass pretrained=False')
         except (ConnectionError, ValueError) as e:
-            raise type(e)(f"the weights of {arch.__name__} are not there, and {e}") from e
+            raise type(e)(f"the weights of {arch.__name__} are missing, and {e}") from e
     files = [next(folder.glob(f'*.{o}'), None) for o in ('pth', 'pkl')]
     if None in files:
         raise FileNotFoundError(f"{folder} lacks weights: delete the folder to have it unpacked "
-                                "anew")
+                                "again")
     return files
 
 
 # Transformers
 
 def transformer_dls(
-    df: pd.DataFrame,  # Frame with text, label and is_valid, as `covid_tweets` gives it
+    df: pd.DataFrame,  # Frame with text, label and is_valid, as `covid_tweets` returns it
     tokenizer: Any,  # A Hugging Face tokenizer
-    max_length: int = 128,  # Tokens of a text that are read
+    max_length: int = 128,  # Most tokens read of a text
     bs: int = 32,  # Batch size
     num_workers: int = 0,  # Processes that load texts; 0: none
     device: Any = None,  # Device of the batches; None: the GPU if there is one
@@ -215,7 +215,7 @@ def transformer_dls(
                           before_batch=TokenizeBatch(tokenizer, max_length))
 
 
-# Without a return type: fastai would convert to it
+# No return type: fastai would convert the result to it
 def as_written(text: str):
     "The text as an item, shown as it is"
     return TitledStr(text)
@@ -223,10 +223,10 @@ def as_written(text: str):
 
 class TokenizeBatch(Transform):
     """Texts of a batch -> token numbers (batch, longest), padded to the longest text of the batch
-    and cut after `max_length` tokens. What looks like a special token, such as [PAD], is read as
-    the letters that it is."""
+    and cut after `max_length` tokens. Text that looks like a special token, such as [PAD], is read
+    as plain letters."""
     def __init__(self, tokenizer, max_length):
-        # A tokenizer written in Python grows a cache of words with use: two pickles of it differ
+        # A tokenizer written in Python caches words as it is used, so two pickles of it differ
         self.tokenizer = tokenizer
         self.max_length = max_length
 
@@ -238,7 +238,7 @@ class TokenizeBatch(Transform):
         if not ids.shape[1]: ids = torch.full((len(samples), 1), self.tokenizer.pad_token_id)
         return [(TensorText(i), *o[1:]) for i, o in zip(ids, samples)]
 
-    # By this type alone: plum joins what has one name, and another `decodes` might take more
+    # This type only: plum merges functions of one name, and another `decodes` might take more
     def decodes(self, x: TensorText):
         return TitledStr(self.tokenizer.decode(x.tolist(), skip_special_tokens=True))
 
@@ -286,7 +286,7 @@ def transformer_learner(
     df: pd.DataFrame | DataLoaders,  # Frame with text, label and is_valid, or `transformer_dls`
     model: Any = 'vinai/bertweet-base',  # Name at huggingface.co, folder, or configuration
     tokenizer: Any = None,  # A tokenizer, its name or folder; None: that of `model` or DataLoaders
-    max_length: int = 128,  # Tokens of a text that are read, if the model allows as many
+    max_length: int = 128,  # Most tokens read of a text, if the model allows as many
     bs: int = 32,  # Batch size
     label_smoothing: bool = False,  # Whether the loss smooths labels, instead of cross-entropy
     num_workers: int = 0,  # Processes that load texts; 0: none
@@ -296,9 +296,9 @@ def transformer_learner(
     """A Learner whose model is a transformer with a head for the classes of `df`; `fit_one_cycle(n,
     slice(1e-6, 5e-5))` gives each group of `transformer_splitter` its own learning rate.
 
-    A folder is read without network, code in it is not run, and weights become float32 (`to_fp16`
-    mixes precisions). A configuration gives random weights. A head for as many classes is kept,
-    whatever it called them; another is made anew.
+    A folder is read without network access, code in it is not run, and weights become float32
+    (`to_fp16` mixes precisions). A configuration gives random weights. A head with the same number
+    of classes is kept, whatever their names; any other is replaced by a new one.
 
     Raises ImportError without transformers, ConnectionError if `model` cannot be downloaded,
     FileNotFoundError if it looks like a folder and is not one, ValueError for a folder that holds
@@ -322,8 +322,8 @@ def transformer_learner(
         dls = df
         tokenizer = _batcher(dls).tokenizer
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"tokenizer has {len(tokenizer)} tokens, but the model "
-                         f"{config.vocab_size}: pass its own")
+        raise ValueError(f"tokenizer has {len(tokenizer)} tokens, but the model has "
+                         f"{config.vocab_size}: pass the model's own tokenizer")
     inner = _classifier(hf, model, config, dls.vocab, tokenizer.pad_token_id)
     _fit_length(_batcher(dls), _max_tokens(inner), own)
     args = {'lr': 5e-5, **_classifier_args(dls.vocab, label_smoothing, kwargs)}
@@ -355,22 +355,22 @@ def _classifier(hf, model, config, vocab, pad):
 def _batcher(dls):
     for o in dls.train.before_batch.fs:
         if isinstance(o, TokenizeBatch): return o
-    raise ValueError("df holds DataLoaders without a Hugging Face tokenizer: see transformer_dls")
+    raise ValueError("df holds DataLoaders without a Hugging Face tokenizer: use transformer_dls")
 
 
 def _fit_length(batcher, limit, own):
-    "Have our own DataLoaders read no more tokens than the model does, and refuse the user's"
+    "Have our DataLoaders read no more tokens than the model does; refuse the user's if they do"
     if own: batcher.max_length = min(batcher.max_length, limit)
     elif batcher.max_length > limit:
         raise ValueError(f"df holds DataLoaders of {batcher.max_length} tokens, but the model "
-                         f"reads {limit}: make them by transformer_dls(df, tokenizer, {limit})")
+                         f"reads {limit}: make them with transformer_dls(df, tokenizer, {limit})")
 
 
 def _max_tokens(inner):
     "How many tokens a model reads"
     limit = getattr(inner.config, 'max_position_embeddings', None) or 0
     if limit < 1: return sys.maxsize
-    # RoBERTa and its kin count positions from behind the number of the padding token
+    # RoBERTa and its kin start counting positions after the number of the padding token
     for name, module in inner.named_modules():
         pad = getattr(module, 'padding_idx', None)
         if name.endswith('position_embeddings') and pad is not None: return limit - pad - 1
@@ -391,8 +391,8 @@ def _load(kind, model, **kwargs):
         why = str(e).strip().splitlines()[0][:200]
         if folder:
             raise ValueError(f"model {model} is not a folder of a Hugging Face model with "
-                             "tokenizer: config.json, model.safetensors and tokenizer.json needed "
-                             f"({why})") from e
+                             "tokenizer: it must hold config.json, model.safetensors and "
+                             f"tokenizer.json ({why})") from e
         raise ConnectionError(f"https://huggingface.co/{model} could not be downloaded ({why}): "
                               "get its config.json, model.safetensors and tokenizer files "
                               "elsewhere, put them in a folder and pass model=, the path of that "

@@ -32,21 +32,21 @@ __all__ = ['NOISE_LEVELS', 'gradual_unfreeze', 'imagenette_dls', 'imagenette_lea
            'imagenette_path', 'imagenette_version', 'mnist_learner', 'noisy_imagenette',
            'noisy_mnist']
 
-# fastai has the address inside a function only
+# fastai keeps this address inside a function, out of reach
 XRN50 = 'https://s3.amazonaws.com/fast-ai-modelzoo/xrn50_940.pth'
 
 # DataLoaders and Learners
 
 def imagenette_dls(
-    df: pd.DataFrame,  # Frame with path, label and is_valid, as `noisy_imagenette` gives it
-    path: Path | str,  # Folder of its paths
+    df: pd.DataFrame,  # Frame with path, label and is_valid, as `noisy_imagenette` returns it
+    path: Path | str,  # Folder that its paths are relative to
     size: int = 128,  # Side of the images in pixels
     bs: int = 64,  # Batch size
     item_tfms: Callable | list | None = None,  # Of one image; None: a resized random crop, a flip
     num_workers: int = defaults.cpus,  # Processes that load images; 0: none
     **kwargs,  # Passed to `ImageDataLoaders.from_df`: batch_tfms, device
 ) -> DataLoaders:
-    "Images and labels of any such frame; more columns do not matter. Raises as `check_frame` does"
+    "Images and labels of any such frame; other columns are ignored. Raises as `check_frame` does"
     check_frame(df, ('path', 'label', 'is_valid'), 'noisy_imagenette')
     if item_tfms is None: item_tfms = [RandomResizedCrop(size, min_scale=.35), FlipItem()]
     return ImageDataLoaders.from_df(df, path, fn_col='path', label_col='label',
@@ -62,20 +62,21 @@ def imagenette_learner(
     pretrained: bool = True,  # Whether to download ImageNet's weights and freeze the body
     *,
     path: Path | str | None = None,  # Folder of images and CSV; None: download the right version
-    woof: bool = False,  # Whether to take Imagewoof
+    woof: bool = False,  # Whether to use Imagewoof
     df: pd.DataFrame | None = None,  # Frame of `path`; None: `noisy_imagenette(path, pct_noise)`
     bs: int = 64,  # Batch size
     num_workers: int = defaults.cpus,  # Processes that load images; 0: none
     **kwargs,  # Passed to `vision_learner`: cbs, metrics, opt_func, loss_func
 ) -> Learner:
-    """A Learner on the noisy training images, validated on the clean rest; the seed's is
-    `imagenette_learner(5, 'resnet34')`. A name that both fastai and timm know is fastai's.
+    """A Learner on the noisy training images, validated on the clean ones; the first experiment
+    used `imagenette_learner(5, 'resnet34')`. If fastai and timm both know a name, fastai's model
+    is taken.
 
     Raises what `noisy_imagenette` raises, ValueError for an unknown `arch` or one without weights,
     ImportError if it needs timm, and ConnectionError if the weights cannot be downloaded."""
     model = _model(arch, pretrained)
     if path is None and df is not None:
-        raise ValueError("df has no folder: pass path, which its paths are relative to")
+        raise ValueError("path is missing: pass the folder that the paths of df are relative to")
 
     if path is None: path = imagenette_path(imagenette_version(size), woof)
     if df is None: df = noisy_imagenette(path, pct_noise, woof=woof)
@@ -91,7 +92,7 @@ def mnist_learner(
     label_smoothing: bool = False,  # Whether the loss smooths labels, instead of cross-entropy
     pretrained: bool = False,  # Whether to start from weights learned on ImageNet
     *,
-    seed: int = 42,  # Seed of what is wrong
+    seed: int = 42,  # Seed of the planted errors
     bs: int = 128,  # Batch size
     num_workers: int = defaults.cpus,  # Processes that load images; 0: none
     **kwargs,  # Passed to `vision_learner`
@@ -108,8 +109,8 @@ def mnist_learner(
 def gradual_unfreeze(
     learn: Learner,  # Learner whose splitter makes several parameter groups
     epochs: int | Sequence[int] = 1,  # Epochs of each fit, or one number per fit: n for n groups
-    lr: float = 2e-3,  # Maximum learning rate of the first fit; each next one has half of it
-    lr_mult: float = 100,  # How many times less the first group learns than the last
+    lr: float = 2e-3,  # Maximum learning rate of the first fit; each further fit halves it
+    lr_mult: float = 100,  # Learning rate of the last group over that of the first
     **kwargs,  # Passed to every `fit_one_cycle`: cbs, wd
 ) -> None:
     """Fit the last parameter group alone, then with the one before it, and so on until all are
@@ -122,8 +123,8 @@ def gradual_unfreeze(
     n = len(learn.opt.param_lists)
     epochs = [epochs]*n if isinstance(epochs, Integral) else list(epochs)
     if len(epochs) != n:
-        raise ValueError(f"epochs has {len(epochs)} numbers, but the Learner {n} parameter groups: "
-                         "pass one per group")
+        raise ValueError(f"epochs has {len(epochs)} numbers, but the Learner has {n} groups: "
+                         "pass one per parameter group")
 
     for i, n_epoch in enumerate(epochs, 1):
         learn.freeze_to(-i)
@@ -169,7 +170,7 @@ def _learner(dls, model, label_smoothing, pretrained, kwargs):
     args = with_loss(label_smoothing, accuracy, kwargs)
     try: return vision_learner(dls, model, pretrained=pretrained, **args)
     except OSError as e:
-        # A function of the user's own may fail for reasons of its own
+        # A function of the user's own may fail for other reasons
         if not pretrained or not (isinstance(model, str) or model in model_meta): raise
         raise ConnectionError(f"{_weights(model)}, or pass pretrained=False ({e})") from e
 

@@ -122,7 +122,7 @@ def test_own_columns_of_the_same_names_are_not_taken_for_the_predictions(tmp_pat
 @pytest.mark.parametrize('change, options, message', [
     ({'label': None}, {}, "no column 'label', only 'path', 'predictions', 'confidence'"),
     ({}, {'id_column': 'key'}, "no column 'key'"),
-    ({'path': ['a', 'a']}, {}, 'name the column that names the items with --id-column'),
+    ({'path': ['a', 'a']}, {}, "pass the column of the items' ids with --id-column"),
     ({'confidence': [.5, 'high']}, {}, "'high' in 'confidence': pass numbers from 0 to 1"),
     ({'confidence': [.5, 1.5]}, {}, "'1.5' in 'confidence'")])
 def test_unfit_csv_is_named(tmp_path, change, options, message):
@@ -350,6 +350,14 @@ def test_picture_is_upright_and_no_larger_than_a_card(tmp_path):
     data, *_ = thumbnail(shown(pd.Series({'id': 'b.png'}), tmp_path, 'text'))
     with Image.open(io.BytesIO(data)) as im: assert im.convert('L').getextrema() == (0, 255)
     assert shown(pd.Series({'id': 'x', 'path': 'b.png'}), tmp_path, 'text').shape == (10, 10)
+
+
+def test_path_that_starts_where_the_learner_was_run_is_found_in_the_folder(tmp_path, monkeypatch):
+    (tmp_path/'images').mkdir()
+    Image.new('RGB', (9, 9)).save(tmp_path/'images'/'a.png')
+    monkeypatch.chdir(tmp_path)
+    for path in ('a.png', 'images/a.png', tmp_path/'images'/'a.png'):
+        assert shown(pd.Series({'id': 'x', 'path': str(path)}), 'images', 'text').shape == (9, 9, 3)
 
 
 @pytest.mark.parametrize('item, reason', [

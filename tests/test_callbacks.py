@@ -598,7 +598,7 @@ def test_interruption_of_a_later_fit_leaves_no_stale_result():
 
 def test_loss_that_does_not_fit_is_refused_before_training():
     learn = tiny_learn(simple(lambda i: int(i) % 20), loss_func=nn.CrossEntropyLoss())
-    refused(learn, 'fails on its first batch, IndexError.* see that model, loss and targets', ValueError)
+    refused(learn, 'fails on its first batch, IndexError.* check that model, loss and targets', ValueError)
     refused(tiny_learn(simple(lambda i: int(i) % 10), loss_func=nn.MSELoss()), 'make them floats', ValueError)
     refused(tiny_learn(simple(lambda i: int(i) % 10 if i < 20 else float('nan'))), 'the label of item', ValueError)
     refused(tiny_learn(simple(lambda i: int(i) % 10)), "act is 'sigmoid'", TypeError, act='sigmoid')

@@ -142,7 +142,7 @@ BAD_OPTIONS = [
     (LABELS, [[.5, .5], [.1]], {}, ValueError, 'pred_probs is not a table'),
     (LABELS, PROBS, dict(vocab=5), TypeError, 'vocab is 5: pass a list of the 4 class names'),
     (LABELS, PROBS, dict(ids=5), TypeError, 'ids is 5: pass a list of 60 names'),
-    (LABELS*0, PROBS, {}, ValueError, 'labels has 0 alone'),
+    (LABELS*0, PROBS, {}, ValueError, 'labels has only 0'),
     *[(LABELS, PROBS, {k: v}, ValueError, f'{k} (is|has)') for k, v in BAD_OPTIONS],
 ])
 def test_bad_input_is_named(labels, probs, kw, error, match):

@@ -250,7 +250,7 @@ def test_folds_of_confident_learning_train_plainly():
     (lambda m: learner(CoTeachingCallback(m), model=m).fit(1), 'shares weights'),
     (lambda m: learner(CoTeachingCallback(m), model=copy.deepcopy(m)).fit(1), 'has the same weights'),
     (lambda m: learner(CoTeachingCallback(Learner(digit_dls(range(9), range(9)), m, CrossEntropyLossFlat()))).fit(1),
-     'peer has 1 parameter groups, the Learner 2'),
+     'peer has 1 parameter groups, but the Learner has 2'),
     (lambda m: learner(CoTeachingCallback(m), cbs=[MixUp()]).fit(1), 'cannot be used with MixUp'),
     (lambda m: learner(CoTeachingCallback(m), cbs=[CutMix()]).fit(1), 'cannot be used with CutMix'),
     (lambda m: learner(CoTeachingCallback(m), cbs=[GradientAccumulation()]).fit(1), 'with GradientAccumulation'),

@@ -349,7 +349,7 @@ def test_outputs_of_a_part_of_the_batch_are_refused():
     class Cut(Callback):
         def after_pred(self): self.learn.pred, self.learn.yb = self.pred[:4], (self.y[:4],)
     learn = tiny_learn(digit_dls(range(40), range(40, 50)))
-    with pytest.raises(ValueError, match='the batch has 16 items, but the outputs 4'):
+    with pytest.raises(ValueError, match='the batch has 16 items, but the outputs have 4'):
         learn.fit(1, cbs=[TrainingDynamicsCallback(), Cut()])
 
 

@@ -145,7 +145,7 @@ def test_error_in_an_event_leaves_loss_and_loader_as_they_were(event, error):
 def test_mixed_items_are_refused_before_the_loss_is_swapped(cb):
     learn = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=[cb(), ELR()])
     loss = learn.loss_func
-    with pytest.raises(ValueError, match=f'cannot be used with {cb.__name__}, whose items'): learn.fit(1)
+    with pytest.raises(ValueError, match=f'cannot be used with {cb.__name__}, which mixes two items'): learn.fit(1)
     assert learn.loss_func is loss
     learn.remove_cb(cb)
     learn.fit(1)
@@ -200,7 +200,7 @@ def test_wrong_labels_are_learned_by_heart_less_than_without():
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    ({'beta': 1}, 'beta is 1: pass a number from 0 up to, but not, 1'), ({'beta': -.1}, 'beta is -0.1'),
+    ({'beta': 1}, 'beta is 1: pass a number from 0 to below 1'), ({'beta': -.1}, 'beta is -0.1'),
     ({'lam': -1}, 'lam is -1: pass a weight of 0 or more'), ({'lam': float('nan')}, 'lam is nan')])
 def test_bad_argument_is_named(kwargs, message):
     with pytest.raises(ValueError, match=message): ELR(**kwargs)

@@ -476,7 +476,7 @@ def test_series_of_scores_is_read_by_position(trained):
 
 def test_set_of_one_class_is_named():
     learn = tiny_learn(digit_dls(range(40), np.flatnonzero(DIGITS.target == 3)[:9]))
-    with pytest.raises(ValueError, match='labels has 3 alone'): CleanInterpretation.from_learner(learn)
+    with pytest.raises(ValueError, match='labels has only 3'): CleanInterpretation.from_learner(learn)
 
 
 def written(df, folder):

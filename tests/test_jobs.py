@@ -139,7 +139,7 @@ def test_every_kind_of_data_and_task_is_averaged_over_the_epochs(kind, digit_fol
     (dict(fit='fit'), "fit is 'fit'"), (dict(mode='feature'), "mode is 'feature'"),
     (dict(average='epoch'), "average is 'epoch'"), (dict(tta='both'), "tta is 'both'"),
     (dict(n_jobs=True), 'n_jobs is True'), (dict(cache_key=['a']), r"cache_key is \['a'\]"),
-    (dict(n_fold=3), "unexpected keyword argument 'n_fold'")])
+    (dict(n_fold=3), "no option 'n_fold'")])
 def test_bad_arguments_are_named_before_anything_is_trained(kw, match):
     def fit(learn): raise AssertionError('trained')
     learn = tiny_learn(digit_dls(range(N), range(N, 80)))

@@ -140,7 +140,7 @@ def test_other_labels_than_one_class_are_refused_before_training():
         def __getitem__(self, i): return torch.ones(3)*i, torch.tensor(float(i))
     dls = DataLoaders(DataLoader(Numbers(), bs=8), DataLoader(Numbers(), bs=8))
     learn = tiny_learn_of(dls)
-    with pytest.raises(TypeError, match='labels are of regression'): learn.clean_fit(1)
+    with pytest.raises(TypeError, match='labels are of the task regression'): learn.clean_fit(1)
     assert learn.opt is None
 
 

@@ -40,10 +40,10 @@ def test_first_option_by_position_is_the_number_of_folds():
 
 
 @pytest.mark.parametrize('takes', [
-    ConfidentLearningCallback, FoldOptions,
+    ConfidentLearningCallback,
     lambda **kw: tiny_learn(digit_dls(range(40), range(40, 50))).oof_preds(lambda o: o.fit(1), **kw)])
 def test_mistyped_option_is_named(takes):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'n_fold'"): takes(n_fold=3)
+    with pytest.raises(TypeError, match="no option 'n_fold': choose from n_folds, splits"): takes(n_fold=3)
 
 
 @pytest.mark.parametrize('options, error, match', [
@@ -52,15 +52,19 @@ def test_mistyped_option_is_named(takes):
     (dict(n_jobs=True), ValueError, 'n_jobs is True'), (dict(tta='both'), ValueError, "tta is 'both'"),
     (dict(average='epoch'), ValueError, "average is 'epoch'"), (dict(mode='feature'), ValueError, "mode is 'feature'"),
     (dict(leave_out=[MixUp()]), TypeError, 'leave_out is'), (dict(cache_key=['a']), TypeError, 'cache_key is'),
-    (dict(mode='auto', tta='flip'), ValueError, "tta is 'flip', which features do not know"),
+    (dict(mode='auto', tta='flip'), ValueError, "tta is 'flip', which features do not support"),
     (dict(mode='features', average='epochs'), ValueError, "average is 'epochs', but features have no epochs")])
 def test_option_that_means_nothing_is_refused_as_it_is_given(options, error, match):
     for takes in (FoldOptions, ConfidentLearningCallback):
         with pytest.raises(error, match=match): takes(**options)
 
 
+def test_cache_key_without_a_cache_is_refused():
+    with pytest.raises(ValueError, match="cache_key is 'a', but there is no cache"): ConfidentLearningCallback(cache_key='a')
+
+
 def test_callback_has_the_options_as_attributes_and_keeps_them_in_a_pickle():
-    cb = ConfidentLearningCallback(3, seed=5, leave_out=MixUp, cache_key='mine')
+    cb = ConfidentLearningCallback(3, seed=5, leave_out=MixUp, cache_key='mine', cache_dir='folds')
     again = pickle.loads(pickle.dumps(cb))
     for o in (cb, again):
         assert (o.n_folds, o.seed, o.leave_out, o.cache_key, o.mode) == (3, 5, (MixUp,), 'mine', 'folds')

@@ -549,7 +549,7 @@ def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp
 @pytest.mark.parametrize('content, match', [
     (b'some,csv\n1,2\n', 'is not a journal'), (b'{"journal":"other"}\n', 'is not a journal'),
     (b'{"journal":"fastai_clean","format":9}\n',
-     'of format 9, and this version reads formats 1 and 2')])
+     'of format 9, but this version reads formats 1 and 2')])
 def test_another_file_is_refused_and_left_alone(content, match, tmp_path):
     (tmp_path/'j.jsonl').write_bytes(content)
     with pytest.raises(ValueError, match=match): opened(tmp_path)
@@ -583,7 +583,7 @@ def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="lacks the columns .'is_issue'"):
         opened(tmp_path, issues=table().drop(columns='is_issue'))
     with pytest.raises(TypeError, match='issues is a list'): opened(tmp_path, issues=[1])
-    with pytest.raises(FileNotFoundError, match='is in no folder'): opened(tmp_path/'none')
+    with pytest.raises(FileNotFoundError, match='is in a folder that does not exist'): opened(tmp_path/'none')
     assert session.state == {} and session.undo() is False and session.redo() is False
 
 
@@ -935,7 +935,7 @@ def test_apply_folder_refuses_a_target_in_use_or_within_the_source(source, tmp_p
     full.mkdir()
     session.apply_folder(root, full)
     with pytest.raises(FileExistsError, match='not an empty folder'): session.apply_folder(root, full)
-    with pytest.raises(ValueError, match='within each other'): session.apply_folder(root, root/'new')
+    with pytest.raises(ValueError, match='one is inside the other'): session.apply_folder(root, root/'new')
     (tmp_path/'link').symlink_to(tmp_path/'elsewhere')
     with pytest.raises(FileExistsError): session.apply_folder(root, tmp_path/'link')
     assert not (tmp_path/'elsewhere').exists()

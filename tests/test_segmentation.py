@@ -127,7 +127,7 @@ MASKS, MASK_PROBS = masks(1, n=3)
     (MASKS, (MASK_PROBS > .5), {}, TypeError, 'pred_probs has dtype bool'),
     (MASKS, broken(MASK_PROBS, (1, 0, 0, 0), np.nan), {}, ValueError, 'NaN or infinite values, first in image 1'),
     (MASKS, np.log(MASK_PROBS), {}, ValueError, 'image 0, with values from .* not logits'),
-    ((MASKS == 1)*255, MASK_PROBS, {}, ValueError, r'outside 0..2, first 255, and beside them only \[0\]: masks of 0'),
+    ((MASKS == 1)*255, MASK_PROBS, {}, ValueError, r'outside 0..2, first 255, and otherwise only \[0\]: masks of 0'),
     (MASKS, MASK_PROBS, dict(score='loss'), ValueError, "score is 'loss': choose one of softmin"),
     (MASKS, MASK_PROBS, dict(vocab=['a']), ValueError, 'vocab has 1 different names in 1, but pred_probs has 3'),
     (MASKS, MASK_PROBS, dict(ids=['a']), ValueError, 'ids has 1 names for 3'),

@@ -201,7 +201,7 @@ def test_a_saved_out_of_fold_and_an_interpretation_are_sources(tmp_path):
 
 @pytest.mark.parametrize('source, error, match', [
     (lambda o: (['x', 'y'], np.eye(10)[:2]), ValueError, 'source has none of the 80 training items'),
-    (lambda o: (o.ids, o.pred_probs[:, :5]), ValueError, '5 classes, but the training set 10'),
+    (lambda o: (o.ids, o.pred_probs[:, :5]), ValueError, '5 classes, but the training set has 10'),
     (lambda o: (o.ids[:3], o.pred_probs), ValueError, 'source has 3 ids'),
     (lambda o: (['0', '0'], np.eye(10)[:2]), ValueError, '1 ids twice'),
     (lambda o: (o.ids, o.pred_probs*3), ValueError, 'not probabilities'), (lambda o: 7, TypeError, 'source is a int'),

@@ -159,9 +159,9 @@ def test_malformed_file_is_named_with_its_line(text, match, tmp_path):
 
 
 def test_missing_file_and_bad_arguments_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='train.tsv is not there: get train.tsv of WNUT'): covid_tweets(tmp_path)
+    with pytest.raises(FileNotFoundError, match='train.tsv does not exist: get train.tsv of WNUT'): covid_tweets(tmp_path)
     with pytest.raises(ValueError, match='pct_noise is 101'): covid_tweets(tmp_path, pct_noise=101)
-    with pytest.raises(ValueError, match='choose of train, valid and test'): covid_tweets(tmp_path, 'dev')
+    with pytest.raises(ValueError, match='choose from train, valid and test'): covid_tweets(tmp_path, 'dev')
     with pytest.raises(ValueError, match='each once'): covid_tweets(tmp_path, ('train', 'train'))
     (tmp_path/'train.tsv').write_bytes('1\té\tINFORMATIVE\n'.encode('latin-1'))
     with pytest.raises(ValueError, match='train.tsv is not UTF-8'): covid_tweets(tmp_path, 'train')
@@ -202,7 +202,7 @@ def test_encoder_of_other_sizes_or_words_is_refused(lm, df, tmp_path):
                                                                                                           'n_hid': 8})
     with pytest.raises(ValueError, match='other words than the encoder'):
         tweet_learner(tweet_dls(df.assign(text='one word ' + df.text), bs=8), encoder=lm, config=SMALL)
-    with pytest.raises(FileNotFoundError, match='write it by fastai_clean.text.save_encoder'):
+    with pytest.raises(FileNotFoundError, match='write it with fastai_clean.text.save_encoder'):
         tweet_learner(df, encoder=tmp_path/'no')
     (tmp_path/'no').write_text('no tensors')
     with pytest.raises(ValueError, match='is not a file of fastai_clean.text.save_encoder'):
@@ -412,7 +412,7 @@ def test_what_cannot_be_loaded_is_named(df, config, tokenizer, make, tmp_path, m
     for name in ('./no', 'no/such/folder', Path('no/such')):
         with pytest.raises(FileNotFoundError, match=f'model {name} is not a folder'): make(df, name, None)
     small = BertConfig(vocab_size=50, hidden_size=8, num_attention_heads=1, num_hidden_layers=1)
-    with pytest.raises(ValueError, match='tokens, but the model 50'): make(df, small)
+    with pytest.raises(ValueError, match='tokens, but the model has 50'): make(df, small)
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(ConnectionError, match='https://huggingface.co/no/such could not be downloaded.*the path of'):
@@ -519,4 +519,4 @@ def test_fits_of_other_data_or_settings_never_mix(folder, tmp_path, main, monkey
                                         (dict(steps='all'), '--steps all'), (dict(prune='x'), '--prune x')])
 def test_script_names_a_wrong_option(bad, match, folder, tmp_path, main):
     with pytest.raises(SystemExit, match=match): main(path=folder, out=tmp_path, **bad)
-    with pytest.raises(SystemExit, match='train.tsv is not there'): main(path=tmp_path, out=tmp_path)
+    with pytest.raises(SystemExit, match='train.tsv does not exist'): main(path=tmp_path, out=tmp_path)

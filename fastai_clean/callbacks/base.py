@@ -111,7 +111,7 @@ class FitCallback(Callback):
         self._end_epoch()
 
     def after_epoch(self):
-        "Close an epoch that CancelEpochException cut short, of which `after_train` is not told"
+        "Close an epoch that CancelEpochException cut short, for which `after_train` does not fire"
         if not self.learn.lock.locked(): self._end_epoch()
 
     def after_cancel_fit(self):
@@ -146,7 +146,7 @@ class FitCallback(Callback):
 
 def _watch(learn):
     "Have every FitCallback of `learn` stop if an error ends the fit"
-    # fastai tells callbacks of its own Cancel exceptions only, so the two methods of the Learner
+    # fastai tells callbacks only of its own Cancel exceptions, so the two methods of the Learner
     # through which an error must pass are wrapped until the fit ends; partial, unlike a closure,
     # can be pickled with the Learner
     vars(learn).update(_with_events=partial(_with_events, learn),
@@ -159,7 +159,7 @@ def _unwatch(learn):
 
 
 def _with_events(learn, f, event_type, *args, **kwargs):
-    "Learner._with_events: what an epoch lets out ends the fit"
+    "Learner._with_events: an error that leaves an epoch ends the fit"
     run = partial(type(learn)._with_events, learn, f, event_type, *args, **kwargs)
     if event_type != 'epoch': return run()
     # The fit itself catches this one, and then tells the callbacks
@@ -167,7 +167,7 @@ def _with_events(learn, f, event_type, *args, **kwargs):
 
 
 def _call_one(learn, name):
-    "Learner._call_one: an error in one callback's last event keeps the others from having theirs"
+    "Learner._call_one: if one callback's last event fails, the others never get theirs"
     if name not in ('after_fit', 'after_cancel_fit'): return type(learn)._call_one(learn, name)
     with _left_on_error(learn): type(learn)._call_one(learn, name)
 
@@ -207,7 +207,7 @@ class TargetsCallback(FitCallback):
 
     def targets_of(self,
         idxs: torch.Tensor,  # LongTensor (bs,): positions of the items
-        yb: tuple,  # Their targets now: class indices (bs,), or what a callback before made of them
+        yb: tuple,  # Their targets now: class indices (bs,), or what another callback made of them
     ) -> tuple:
         "The targets (bs, c) of the items, in a tuple of one"
         raise NotImplementedError
@@ -216,11 +216,11 @@ class TargetsCallback(FitCallback):
         "Take the labels of the training items, and the loss"
         learn = self.learn
         dl = learn.dls.train
-        # Reading an item may augment it, and a fit must draw the random numbers that it would draw
-        # without
+        # Reading an item may augment it, but the fit must draw the random numbers that it would
+        # draw if nothing had been read
         with no_random(): labels = labels_of(dl)
         if labels.task != 'classification':
-            raise TypeError(f"the training set's labels are of {labels.task}: "
+            raise TypeError(f"the training set's labels are of the task {labels.task}: "
                             f"{type(self).__name__} needs one class per item")
         self._labels = labels
         said = f'{type(self).__name__}: {self.setup(ids_of(dl.dataset, learn.path))}'

@@ -7,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 
 from ..oof import FitRecord, FoldOptions, OutOfFold, make_engine, warn_of_training
-from ..oof.options import takes_options
+from ..oof.options import fold_options, takes_options
 from ..oof.result import oof_of
 
 
@@ -37,20 +37,20 @@ class ConfidentLearningCallback(Callback):
     `joblib.parallel_config(backend='dask'|'ray')`. The Learner stays here; data, untrained model
     and callbacks are copied there. On the CPU the result is the same to the last bit: each process
     has as many torch threads as this one (call `torch.set_num_threads` before, so that `n_jobs`
-    times that many fit the machine); of several GPUs, fold k has number k modulo their number. A
-    process that is killed costs its fold's time.
+    times that many fit the machine); with several GPUs, fold k runs on number k modulo their
+    count. A process that is killed costs its fold's time.
 
     Within `with learn.distrib_ctx():`, fastai's Accelerate integration, the processes that
     `accelerate launch` or `torchrun` started train each fold together as they train the Learner,
     and each predicts all held-out items: use the probabilities of rank 0, since without `sync_bn`
     batch normalization differs a little. `n_jobs` and `cache_dir` are refused there.
 
-    `cache_dir` keeps each fold as it ends. The same script, run again, does what is missing,
-    including the Learner's own fit; it must seed what it does before. Of a fold that was not
-    finished, all fits are repeated. A folder of another run is refused: other labels, ids, files
-    (by size and time), frames, weights, settings of transforms, loss and callbacks, fits, or
-    versions. It does not see the code of functions and classes, what functions read from outside,
-    nor the inputs of a plain torch data set: change `cache_key` when one of them changes.
+    `cache_dir` keeps each fold as it ends. The same script, run again with the same seeds, repeats
+    the Learner's own fit and does the folds that are missing; a fold that was not finished repeats
+    all its fits. A folder of another run is refused: other labels, ids, files (by size and time),
+    frames, weights, settings of transforms, loss and callbacks, fits, or versions. The cache does
+    not see the code of functions and classes, what functions read from outside, or the inputs of a
+    plain torch data set: change `cache_key` when one of them changes.
 
     `mode='features'` trains no folds, but K regularised linear heads on the features of the model
     as it is before the first fit, kept in `cache_dir` for the same inputs and weights: little more
@@ -58,7 +58,7 @@ class ConfidentLearningCallback(Callback):
     random weights. `mode='auto'` trains the folds only if the heads are worse than the trained
     Learner on the validation set, and says so in `oof.config['mode_reason']`.
 
-    Raises TypeError or ValueError for options that mean nothing, and at the first batch of the
+    Raises TypeError or ValueError for invalid options, and at the first batch of the
     fit, before anything is trained, for data, optimizers and callbacks that cannot be split into
     folds or copied, and for a `cache_dir` of another run. Warns if the Learner is trained
     already."""
@@ -69,7 +69,7 @@ class ConfidentLearningCallback(Callback):
     @takes_options
     def __init__(self, *args, **kwargs):
         self._init_state()
-        vars(self).update(vars(FoldOptions(*args, **kwargs)))
+        vars(self).update(vars(fold_options(*args, **kwargs)))
         # `export` and copies leave out `splits`, which may be a large array
         self.has_splits = self.splits is not None
 

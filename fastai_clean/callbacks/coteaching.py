@@ -16,8 +16,9 @@ from .elr import EarlyLearningRegularizationCallback
 
 
 class CoTeachingCallback(FitCallback):
-    """Trains a second model beside the Learner's: of every batch, each learns the 1 - R share with
-    the smallest losses of the other. R grows from 0, epoch by epoch, to `forget_rate` after `ramp`.
+    """Trains a second model beside the Learner's: from every batch, each learns the share 1 - R of
+    items that have the smallest losses in the other. R grows from 0, epoch by epoch, to
+    `forget_rate` after `ramp`.
 
     Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels",
     NeurIPS 2018, algorithm 1; forget_rate is best near the share of wrong labels. `peer` is the
@@ -29,7 +30,7 @@ class CoTeachingCallback(FitCallback):
     a plain fit.
 
     Raises TypeError if the peer is not a model. Raises ValueError if the peer is or equals the
-    Learner's own model, has other parameter groups or has learned beside another Learner, if the
+    Learner's own model, has other parameter groups or has trained beside another Learner, if the
     loss does not give one number per item, and with MixUp, CutMix and GradientAccumulation."""
     # Its `after_loss` gives the whole batch back before ELR's looks at it
     order = EarlyLearningRegularizationCallback.order - 1
@@ -38,8 +39,8 @@ class CoTeachingCallback(FitCallback):
     _stateattrs = (*FitCallback._stateattrs, 'peer', 'kept', '_model', '_whole', '_epochs')
 
     def __init__(self,
-        peer: nn.Module | Learner,  # Second model, built anew as the first was; or a Learner of it
-        forget_rate: float = .2,  # Share of a batch that R grows to: 0 up to, but not, 1
+        peer: nn.Module | Learner,  # Second model, newly built like the first; or a Learner of it
+        forget_rate: float = .2,  # Share of a batch that R grows to: 0 to below 1
         ramp: int | float = 10,  # Epochs of growth over all fits; a float up to 1: share of a fit
     ):
         super().__init__()
@@ -48,7 +49,7 @@ class CoTeachingCallback(FitCallback):
                             "a Learner of it")
         store_attr('forget_rate,ramp')
         check_number('forget_rate', forget_rate, lambda o: 0 <= o < 1,
-                     "a share from 0 up to, but not, 1")
+                     "a share from 0 to below 1")
         check_number('ramp', ramp, lambda o: 0 < o <= 1 if isinstance(o, float) else o > 0,
                      "a whole number of epochs above 0, or a share of the fit, a float up to 1")
 
@@ -60,34 +61,34 @@ class CoTeachingCallback(FitCallback):
         self._epochs = 0
 
     def check(self):
-        "Refuse what changes what a batch is"
-        self.refuse((MixHandler, GradientAccumulation), "which changes what a batch is")
+        "Refuse callbacks that change the batches"
+        self.refuse((MixHandler, GradientAccumulation), "which changes the batches")
 
     def start(self):
         "Bring the peer to the device and the freezing of the Learner"
         learn = self.learn
         if self._of is not None and not self.same_learner:
             raise ValueError("this CoTeachingCallback has taught its peer beside another Learner: "
-                             "pass a model built anew to a new one")
+                             "pass a newly built model to a new one")
         if self.peer is None: self.peer = self._new_peer()
         peer = self.peer
         ours = list(learn.model.parameters())
         theirs = list(peer.model.parameters())
         peer.model.to(ours[0].device)
         if {id(o) for o in ours} & {id(o) for o in theirs}:
-            raise ValueError("peer shares weights with the Learner's model: pass a model built "
-                             "anew")
+            raise ValueError("peer shares weights with the Learner's model: pass a newly built "
+                             "model")
         same = (a.shape == b.shape and torch.equal(a, b) for a, b in zip(ours, theirs))
         if len(ours) == len(theirs) and all(same):
             raise ValueError("peer has the same weights as the Learner's model, so they would "
-                             "choose the same items: pass a model built anew, with other random "
+                             "choose the same items: pass a newly built model with other random "
                              "weights")
         if peer.opt is None: peer.create_opt()
         n_ours = len(learn.opt.param_lists)
         n_theirs = len(peer.opt.param_lists)
         if n_ours != n_theirs:
-            raise ValueError(f"peer has {n_theirs} parameter groups, the Learner {n_ours}: give "
-                             "both one splitter")
+            raise ValueError(f"peer has {n_theirs} parameter groups, but the Learner has {n_ours}: "
+                             "give both the same splitter")
 
         if peer.opt.frozen_idx != learn.opt.frozen_idx: peer.freeze_to(learn.opt.frozen_idx)
 
@@ -118,8 +119,8 @@ class CoTeachingCallback(FitCallback):
         if not self._on: return
         learn = self.learn
         peer = self.peer
-        # MixedPrecision scales the loss of the Learner's own model only, and float16 gradients
-        # without that vanish
+        # MixedPrecision scales the loss of the Learner's own model only, and without that scaling
+        # float16 gradients vanish
         with torch.autocast(learn.pred.device.type, enabled=False):
             pred = peer.model(*learn.xb)
             if isinstance(pred, tuple): pred = pred[0]
@@ -165,14 +166,14 @@ def small_losses(
     loss_func: Callable,  # Loss function of a Learner
     pred: torch.Tensor,  # Outputs (bs, ...)
     yb: tuple,  # The targets (bs, ...), in a tuple
-    rate: float,  # Share to leave out: 0 up to, but not, 1
+    rate: float,  # Share to leave out: 0 to below 1
 ) -> torch.Tensor:  # LongTensor of at least one position in the batch
     """Positions of the items with the smallest losses, the smallest first. Raises ValueError if
-    they have not one each"""
+    there is not one loss per item"""
     with torch.no_grad(), NoneReduce(loss_func) as each: losses = each(pred.detach().float(), *yb)
     if losses.shape != (len(pred),):
         raise ValueError(f"the loss gives shape {tuple(losses.shape)} for {len(pred)} items: "
                          "co-teaching needs one loss per item, as classification has")
-    # Rounding must not lose an item where (1 - rate)*len(pred) is a whole number
+    # Rounding must not lose an item if (1 - rate)*len(pred) is a whole number
     n = max(1, int((1 - rate)*len(pred) + 1e-6))
     return losses.as_subclass(torch.Tensor).argsort(stable=True)[:n]

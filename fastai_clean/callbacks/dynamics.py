@@ -18,29 +18,29 @@ OWN_SHARE = .75  # Least share of an item in a mixed input whose output is recor
 
 
 class TrainingDynamicsCallback(FitCallback):
-    """Records what the model says of every training item each time it learns from it. Costs one
+    """Records what the model says about every training item each time it learns from it. Costs one
     copy of the outputs per batch, and no further fit. After every fit `learn.dynamics` (and
     `dynamics` here) holds the `Dynamics` of all fits that this callback followed: area under the
     margin, forgetting events, data map, mean probabilities.
 
-    `fit`, `fit_one_cycle`, `fine_tune`, gradual unfreezing and any fits in a row are joined, also
-    ones that ended early, by an error too; `validate`, `get_preds` and `lr_find` are not fits. The
+    `fit`, `fit_one_cycle`, `fine_tune`, gradual unfreezing and any fits in a row are joined, even
+    if they ended early or by an error; `validate`, `get_preds` and `lr_find` are not fits. The
     Learner trains as it would without the callback: same weights, records and random numbers. Items
     that an epoch leaves out (drop_last, weights) have no record there. Under MixUp and CutMix an
     item is recorded in the batches that leave at least three quarters of it. The records are
     in-sample: they find wrong labels because those are learned late, so train for a while, but not
-    until the model has memorized all. Pleiss et al., NeurIPS 2020; Toneva et al., ICLR 2019;
+    until the model has memorised all. Pleiss et al., NeurIPS 2020; Toneva et al., ICLR 2019;
     Swayamdipta et al., EMNLP 2020.
 
     With `threshold_samples`, n/(c+1) random items are trained as an extra class c+1, which is no
     item's true class. An item whose AUM is below the 99th percentile of theirs is an issue (Pleiss
-    et al.). This needs a model of c+1 outputs (`n_out=`), changes the fit, and tells nothing about
+    et al.). This needs a model of c+1 outputs (`n_out=`), changes the fit, and says nothing about
     the samples' own labels: train a new Learner with another `seed` for those.
 
     Raises TypeError or ValueError, before the first step, if the labels are not one class per item
     or the outputs do not fit."""
-    # After every callback that changes a batch or gives it back whole, so that it records what the
-    # loss was of
+    # After every callback that changes a batch or gives it back whole, so that it records the items
+    # that the loss was computed from
     order = SaveModelCallback.order + 20
     in_folds = False
     _stateattrs = (*FitCallback._stateattrs, '_history', '_labels', '_ids', '_samples', '_act',
@@ -60,14 +60,14 @@ class TrainingDynamicsCallback(FitCallback):
         return self._result
 
     def start(self):
-        "Look at the labels, and go on with the record if they are those of the fit before"
+        "Look at the labels, and go on with the record if they are those of the previous fit"
         learn = self.learn
         mixed = self.in_force(MixHandler)
         if self.threshold_samples and mixed:
             raise ValueError(f"threshold_samples cannot be used with {type(mixed[0]).__name__}, "
                              "which mixes the extra class into the others: leave one of them out")
-        # Reading an item may augment it, and a fit must draw the random numbers that it would draw
-        # without
+        # Reading an item may augment it, but the fit must draw the random numbers that it would
+        # draw if nothing had been read
         with no_random():
             labels = labels_of(learn.dls.train, is_binary_loss(self._loss))
             ids = ids_of(learn.dls.train_ds, learn.path)
@@ -84,7 +84,7 @@ class TrainingDynamicsCallback(FitCallback):
             self._epochs = []
             self._samples = self._draw()
         elif ids != self._ids or not np.array_equal(labels.targets, self._labels.targets):
-            raise ValueError("learn.dls has other training items or labels than in the fit before: "
+            raise ValueError("learn.dls has other training items or labels than in the last fit: "
                              "make a new Learner and a new callback for them")
         self._epochs.append(0)
 
@@ -109,7 +109,7 @@ class TrainingDynamicsCallback(FitCallback):
         self.learn.yb = (torch.where(sample, torch.full_like(y, n_classes(self._labels)), y),)
 
     def after_pred(self):
-        "See, at the first batch, that the outputs are those of a classifier"
+        "Check, at the first batch, that the outputs are those of a classifier"
         if not self._on or self._history is not None: return
         pred = self.learn.pred
         c = self._labels.c
@@ -118,7 +118,7 @@ class TrainingDynamicsCallback(FitCallback):
             if isinstance(pred, torch.Tensor) and pred.shape[-1] != c:
                 raise ValueError(f"threshold_samples needs a model of {c} outputs, one more than "
                                  f"there are classes, but it has {pred.shape[-1]}: pass n_out={c} "
-                                 "where the model is made")
+                                 "when the model is made")
         probs = self._act(self._outputs()) if isinstance(pred, torch.Tensor) else pred
         n_out = check_preds(probs, None, c).shape[1]
         targets = np.where(self._samples, n_out - 1, self._labels.targets)
@@ -133,9 +133,9 @@ class TrainingDynamicsCallback(FitCallback):
         outputs = self._outputs()
         idxs = self._idxs
         if len(outputs) != len(idxs):
-            raise ValueError(f"the batch has {len(idxs)} items, but the outputs {len(outputs)}: "
-                             "leave out the callback that drops some of them, such as "
-                             "CoTeachingCallback")
+            raise ValueError(f"the batch has {len(idxs)} items, but the outputs have "
+                             f"{len(outputs)}: leave out the callback that drops some of them, "
+                             "such as CoTeachingCallback")
         for cb in self.in_force(MixHandler):
             # Item i of the batch has the share `lam` of mixed input i: one number each in MixUp,
             # one for all in CutMix
@@ -179,7 +179,7 @@ class _History:
         self.epoch = torch.zeros(n, n_out + 2)
 
     def add(self,
-        idxs: torch.Tensor,  # LongTensor (m,): positions of the items, some of them perhaps twice
+        idxs: torch.Tensor,  # LongTensor (m,): positions of the items, which may repeat
         outputs: torch.Tensor,  # Outputs of the model (m, n_out)
         probs: torch.Tensor,  # Their probabilities (m, n_out)
     ):
@@ -210,7 +210,7 @@ class _History:
         targets: np.ndarray,  # Given class indices (n,)
         **kwargs,  # Passed to `Dynamics`: ids, vocab, config
     ) -> Dynamics:
-        "The `Dynamics` of the closed epochs, of which there must be one"
+        "The `Dynamics` of the closed epochs; there must be at least one"
         samples = self.targets == self.c
         probs = self.total.numpy()[:, :self.c]
         # With threshold samples the c probabilities do not sum to 1: the extra class has a share

@@ -1,5 +1,5 @@
-"""Early-learning regularization: what the model said early of an item keeps it from memorizing a
-wrong label"""
+"""Early-learning regularization: what the model said about an item early on keeps it from
+memorising a wrong label"""
 import torch
 from fastai.callback.mixup import MixHandler, reduce_loss
 from fastai.callback.training import GradientAccumulation
@@ -13,12 +13,12 @@ from .base import FitCallback
 class EarlyLearningRegularizationCallback(FitCallback):
     """Adds lam * mean(log(1 - <p, t>)) to the loss of every training batch. Here p are an item's
     probabilities (c,), and t is its target: the running average t <- beta t + (1 - beta) p of what
-    the model said of it, from 0 on.
+    the model said about it, which starts at 0.
 
     Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020,
     equations 6 and 9, with p clamped to 1e-4..1 - 1e-4 and normalised in t, as the authors do. The
     loss must take logits (n, c); the authors' lam is 3 for 10 classes, and 7 with beta .9 for 100.
-    `targets` (n, c) has one row per training item. It goes on from fit to fit, and begins anew for
+    `targets` (n, c) has one row per training item. It goes on from fit to fit, and starts again for
     other items or another Learner; `learn.export()` leaves it out. Validation, `lr_find` and the
     loss function are untouched.
 
@@ -29,28 +29,28 @@ class EarlyLearningRegularizationCallback(FitCallback):
     _stateattrs = (*FitCallback._stateattrs, 'targets', '_ds', '_ids')
 
     def __init__(self,
-        beta: float = .7,  # How slowly the targets follow the model: 0 up to, but not, 1
+        beta: float = .7,  # How slowly the targets follow the model: 0 to below 1
         lam: float = 3.,  # Weight of the regularization, 0 or more
     ):
         super().__init__()
         self.beta = check_number('beta', beta, lambda o: 0 <= o < 1,
-                                 "a number from 0 up to, but not, 1")
+                                 "a number from 0 to below 1")
         self.lam = check_number('lam', lam, lambda o: 0 <= o < float('inf'),
                                 "a weight of 0 or more")
 
     def check(self):
         "Refuse mixed items, before MixUp has changed the loss"
-        self.refuse(MixHandler, "whose items are no longer one")
+        self.refuse(MixHandler, "which mixes two items into one")
 
     def start(self):
         "Forget what was gathered beside another Learner"
         if not self.same_learner: self._ds = self._ids = self.targets = None
 
     def before_train(self):
-        "Begin the targets anew if the training items are others"
+        "Start the targets again if the training items are other ones"
         super().before_train()
         ds = self.learn.dls.train.dataset
-        # The ids of a large data set take a while, so they are made anew only for another data set
+        # The ids of a large data set take a while, so they are made again only for another data set
         if not self._on or ds is self._ds: return
         ids = ids_of(ds, self.learn.path)
         if ids != self._ids: self.targets = None

@@ -1,4 +1,4 @@
-"Training on what other models say of the items, instead of labels that look wrong"
+"Training on what other models say about the items, instead of labels that look wrong"
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +23,11 @@ class SoftPseudoLabelCallback(TargetsCallback):
     cbs=SoftPseudoLabelCallback(learn.oof))`.
 
     Which items: 'issues', the label issues whose confidence is at least `threshold`; 'confident',
-    all that are that confident; 'all'. Items are matched by their ids, see `data.ids_of`; those
+    all items that confident; 'all'. Items are matched by their ids, see `data.ids_of`; those
     without probabilities keep their labels. Works with MixUp, CutMix, label smoothing, class
-    weights, mixed precision and every loss that can give one value per item. Fold Learners of
-    `ConfidentLearningCallback` do without it, since the probabilities may have seen their fold. For
-    the maths see `soft_targets`. `n_soft` is the number of softened items.
+    weights, mixed precision and every loss that can give one value per item. The fold Learners of
+    `ConfidentLearningCallback` leave it out, since the models behind the probabilities may have
+    seen their fold. For the maths see `soft_targets`. `n_soft` is the number of softened items.
 
     Raises ValueError, before the first batch, if `source` has none of the training items, or other
     classes."""
@@ -41,7 +41,7 @@ class SoftPseudoLabelCallback(TargetsCallback):
         mix: float = 1.,  # Share of the probabilities, 0 to 1; the given label has the rest
         warmup: int = 0,  # Epochs at the start of each fit with the labels as they are
     ):
-        # Bad arguments are to be named here, and not when the fit begins
+        # Bad arguments must fail here, and not when the fit begins
         soft_targets(np.eye(2), np.arange(2), np.ones(2), which=which, threshold=threshold,
                      temperature=temperature, mix=mix)
         if warmup < 0: raise ValueError(f"warmup is {warmup}: pass a number of epochs, 0 or more")
@@ -55,7 +55,7 @@ class SoftPseudoLabelCallback(TargetsCallback):
         return 0 if self._mask is None else int(self._mask.sum())
 
     def setup(self, ids):
-        "Make the soft targets; says how many there are, and why there are none"
+        "Make the soft targets; returns how many there are, or why there are none, in words"
         probs, is_issue = _lined_up(self.source, ids, self._labels)
         known = np.isfinite(probs).all(1)
         given = self._labels.targets
@@ -81,14 +81,14 @@ class SoftPseudoLabelCallback(TargetsCallback):
 
 
 class ItemWeightsCallback(TargetsCallback):
-    """Weighs the loss of every training item by its label quality, or by what a function of yours
-    gives, with a mean of 1 over the items.
+    """Weights the loss of every training item by its label quality, or by what a function of yours
+    returns, with a mean of 1 over the items.
 
-    The weight is the score of `label_quality` (self-confidence: what the folds believe in the given
-    label). Items without one weigh 1. Importance weights for noisy labels: Liu and Tao,
+    The weight is the score of `label_quality` (self-confidence: how much the folds believe the
+    given label). Items without a score weigh 1. Importance weights for noisy labels: Liu and Tao,
     "Classification with noisy labels by importance reweighting", TPAMI 2016. Raises as
     `SoftPseudoLabelCallback` does."""
-    # It weighs what SoftPseudoLabelCallback made of the labels
+    # After SoftPseudoLabelCallback, to weight the targets that it makes
     order = TargetsCallback.order + 1
     _stateattrs = (*TargetsCallback._stateattrs, 'source', '_weights')
 
@@ -104,13 +104,13 @@ class ItemWeightsCallback(TargetsCallback):
         store_attr()
 
     def setup(self, ids):
-        "Make the weights; says from where to where they go"
+        "Make the weights; returns their range, in words"
         probs, _ = _lined_up(self.source, ids, self._labels)
         known = np.isfinite(probs).all(1)
         quality = label_quality(self._labels.targets[known], probs[known], self.score)
         if quality.min() < 0 or quality.sum() <= 0:
             raise ValueError(f"score gives label qualities from {quality.min():.3g} to "
-                             f"{quality.max():.3g}: give 0 or more, and not 0 for all")
+                             f"{quality.max():.3g}: return 0 or more, and not 0 for all")
 
         weights = np.ones(len(ids), dtype=np.float32)
         weights[known] = quality/quality.mean()
@@ -154,8 +154,7 @@ def _read(source):
         raise TypeError(f"source is of the task {source.task}: soft targets need one class per "
                         "item")
     if isinstance(source, OutOfFold): return list(source.ids), source.pred_probs, source.vocab, None
-    # A CleanInterpretation is known by what it has: its class takes seconds to import, and arrays
-    # will do
+    # A CleanInterpretation is recognised by its attributes, since its class takes seconds to import
     if hasattr(source, 'issues') and hasattr(source, 'probs'):
         flags = source.issues.is_issue.sort_index().to_numpy(dtype=bool)
         return list(source.ids), source.probs, getattr(source, 'vocab', None), flags
@@ -175,7 +174,8 @@ def _matched_classes(theirs, probs, vocab, labels):
         raise ValueError(f"source has {len(theirs)} ids, but probabilities of shape {probs.shape}: "
                          "pass (ids, probabilities (m, c))")
     if probs.shape[1] != c:
-        raise ValueError(f"source has {probs.shape[1]} classes, but the training set {c}")
+        raise ValueError(f"source has {probs.shape[1]} classes, but the training set has {c}: pass "
+                         "probabilities of the same classes")
     if vocab is None or labels.vocab is None or list(vocab) == list(labels.vocab): return probs
 
     at = {str(o): i for i, o in enumerate(vocab)}
@@ -188,13 +188,15 @@ def _matched_classes(theirs, probs, vocab, labels):
 def _rows_of(theirs, ids):
     "Rows (n,) of `ids` in `theirs`, -1 for ids that are not there"
     if not theirs: raise ValueError("source has no items: pass ids and their probabilities")
+    # A dict, since numpy's isin takes quadratic time on objects
     place = {o: i for i, o in enumerate(theirs)}
     if len(place) < len(theirs):
         raise ValueError(f"source has {len(theirs) - len(place)} ids twice: give each item its own")
     rows = np.array([place.get(o, -1) for o in ids])
     if (rows < 0).all():
         raise ValueError(f"source has none of the {len(ids)} training items: its first id is "
-                         f"{brief(str(theirs[0]))}, and theirs is {brief(ids[0])}")
+                         f"{brief(str(theirs[0]))}, theirs is {brief(ids[0])}; pass probabilities "
+                         "of this training set")
     return rows
 
 

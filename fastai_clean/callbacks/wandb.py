@@ -26,7 +26,7 @@ from .confident import ConfidentLearningCallback
 
 MAX_TEXT = 4000  # Characters of a cell
 MAX_PIXELS = 256  # Pixels a side of a picture
-_started: WeakSet = WeakSet()  # Runs that a CleanWandbCallback started, which may be finished
+_started: WeakSet = WeakSet()  # Runs that a CleanWandbCallback started, and so may finish
 
 
 class CleanWandbCallback(Callback):
@@ -185,7 +185,7 @@ def log_interpretation(
     artifact: str | None = None,  # Of the artifact; None: label_issues-<run id>, likewise
 ) -> Any:  # The artifact
     """Log the worst items as a `wandb.Table` and the label issues, as `interp.to_csv` writes them,
-    as an artifact of type `label-issues`, of which every call makes a new version.
+    as an artifact of type `label-issues`; every call makes a new version of it.
 
     The table has the columns of `interp.issues`, and `image` (at most 256 pixels a side) or `text`
     of the item; for an item that cannot be read, `text` says why. Raises ImportError without wandb,

@@ -1,6 +1,6 @@
 """fastai's data sets as out-of-fold training needs them: labels, ids, folds, views and predictions.
 
-Here nothing is trained. An id is born in `labels.ids_of`, a held-out mask comes from
+Nothing is trained here. Ids come from `labels.ids_of`, a held-out mask comes from
 `splits.fold_numbers` and becomes DataLoaders in `subsets.fold_dls`, and every prediction is made by
 `predict.predict`."""
 from .labels import Labels, ids_of, labels_of

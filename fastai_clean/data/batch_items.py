@@ -11,21 +11,21 @@ from torch.utils.data import IterableDataset
 
 KEY = 'fastai_clean_positions'
 
-# Counting along, `get_idxs` in chunks of the batch size, would be shorter. But one item that raises
-# SkipItemException shifts every position behind it, and nobody would notice.
+# Counting along (`get_idxs` in chunks of the batch size) would be shorter. But one item that raises
+# SkipItemException shifts every position after it, and nobody would notice.
 
 
 class BatchItems:
     """Between `start` and `stop`, `idxs` (bs,) holds the positions in `dl.dataset` of the items of
-    the batch that `dl` gave last: a LongTensor on the CPU.
+    the last batch of `dl`: a LongTensor on the CPU.
 
     The position goes with each item through workers, skipped items, sorting and weights, and is
     taken off before the batch is seen; batches and random numbers stay what they are. Several may
     follow one DataLoader at a time. Read `idxs` in `before_batch`: another pass over `dl` changes
     it. If the items of the data set are whole batches (`bs=None`), it is the one position of each.
 
-    Raises TypeError for a DataLoader whose items have no position: of an iterable data set, a
-    language model's, distributed, or with persistent workers."""
+    Raises TypeError for a DataLoader whose items have no position: one over an iterable data set,
+    a language model's, a distributed one, or one with persistent workers."""
 
     def __init__(self,
         dl: DataLoader | TorchLoader,  # A DataLoader over a data set that can be indexed
@@ -47,14 +47,14 @@ class BatchItems:
     def start(self) -> 'BatchItems':
         "Follow the DataLoader from its next iteration on"
         if self.on is None:
-            # Two wrappers, one in the other, could not be taken off in any order: they share one
+            # Nested wrappers could not be taken off in any order, so all followers share one
             self.on = _followed.get(self.dl) or self.kind(self.dl)
             _followed[self.dl] = self.on
             self.on.users += 1
         return self
 
     def stop(self) -> None:
-        """Leave the DataLoader as it was, once the last that follows it stops; not within a pass
+        """Leave the DataLoader as it was, once its last follower stops; not within a pass
         over it"""
         if self.on is None: return
         self.on.users -= 1
@@ -65,7 +65,7 @@ class BatchItems:
 
     @property
     def idxs(self) -> torch.Tensor:
-        "Positions (bs,) of the items of the batch that was given last; empty before the first"
+        "Positions (bs,) of the items of the last batch; empty before the first"
         return self.on.idxs
 
 
@@ -82,7 +82,7 @@ def _is_plain(dl):
 
 
 class _Followed:
-    "A DataLoader with other attributes for a while"
+    "A DataLoader whose attributes are replaced for a while"
     def __init__(self, dl, names):
         self.dl = dl
         self.users = 0
@@ -90,7 +90,7 @@ class _Followed:
         self.before = {o: vars(dl)[o] for o in names if o in vars(dl)}
         self.names = names
 
-    # Into `vars`, since torch forbids to set `dataset` once a DataLoader is made
+    # Into `vars`, since torch forbids setting `dataset` once a DataLoader is made
     def put(self, **attrs): vars(self.dl).update(attrs)
 
     def restore(self):
@@ -98,7 +98,7 @@ class _Followed:
         self.put(**self.before)
 
     def bare(self, batch):
-        "The batch as it would be, its positions noted"
+        "The batch without its positions, which are noted"
         if not isinstance(batch, dict) or KEY not in batch: return batch
         self.idxs = torch.as_tensor(batch[KEY])
         return batch['batch']
@@ -126,13 +126,14 @@ class _Fastai(_Followed):
 
     def bare(self, batch):
         batch = super().bare(batch)
-        # Pinning memory makes a list of a tuple that is in a dict
+        # Pinning memory turns a tuple that is in a dict into a list
         return tuple(batch) if self.dl.pin_memory and type(batch) is list else batch
 
 
 class _Bare(Pipeline):
     """A DataLoader's batch transforms, for batches that carry positions; what is set on it is set
-    on them. A copy for another DataLoader is the transforms alone, or lets its batches through."""
+    on them. Another DataLoader that takes it over gets the transforms alone, or batches without
+    positions, which pass unchanged."""
     def __init__(self, after, followed): vars(self).update(after=after, followed=followed)
     def __call__(self, o): return self.after(self.followed.bare(o))
     def __setattr__(self, name, value): setattr(self.after, name, value)
@@ -165,7 +166,7 @@ class _Numbered:
     "A data set whose items come with their positions"
     def __init__(self, ds):
         self.ds = ds
-        # torch calls it, if it is there, to read a whole batch at once
+        # torch calls it, if it exists, to read a whole batch at once
         if getattr(ds, '__getitems__', None): self.__getitems__ = self.items
 
     def items(self, idxs): return list(zip(idxs, self.ds.__getitems__(idxs), strict=True))

@@ -40,14 +40,14 @@ def bare_model(
 def bare_dl(
     dl: Any,  # A DataLoader
 ) -> Any:
-    "The DataLoader of which `dl` gives this process its share, if it does"
+    "The DataLoader behind `dl` if `dl` gives this process only its share, else `dl`"
     return dl.dl if is_distributed(dl) else dl
 
 
 def bare_dls(
     dls: DataLoaders,  # DataLoaders of a Learner
 ) -> DataLoaders:
-    "`dls`, or a copy that gives all items if they give this process its share"
+    "`dls`, or a copy that gives all items if they give this process only its share"
     if not any(map(is_distributed, dls.loaders)): return dls
     res = copy.copy(dls)
     res.loaders = [bare_dl(o) for o in dls.loaders]
@@ -65,7 +65,7 @@ def alone(
         yield
         return
     with learn.removed_cbs(wrappers):
-        # The plain one gathers whenever WORLD_SIZE is above 1, also for a model that is not wrapped
+        # fastai's own gathers whenever WORLD_SIZE is above 1, even for a model that is not wrapped
         learn.to_detach = lambda b, cpu=True, gather=True: Learner.to_detach(learn, b, cpu, False)
         try: yield
         finally: del learn.to_detach
@@ -75,8 +75,8 @@ def check_one_process(
     n_jobs: Any,  # What the user passed
     cache_dir: Any,  # What the user passed
 ) -> None:
-    """Raise ValueError in one of several processes that train together, for what only one alone can
-    do"""
+    """Raise ValueError in one of several processes that train together, for options that work in a
+    single process only"""
     if num_distrib() <= 1: return
     for name, value, default in (('n_jobs', n_jobs, 1), ('cache_dir', cache_dir, None)):
         if value != default:

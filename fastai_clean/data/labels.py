@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-LONGEST_ID = 200  # Characters from which on a text is named by its hash
+LONGEST_ID = 200  # Characters; a text that reaches this length is named by its hash
 
 
 class Labels(NamedTuple):
@@ -56,7 +56,7 @@ def labels_of(
         raise TypeError("the data set has no labels: build it with a target, or pass "
                         "with_labels=True to test_dl")
     task = task_of(first)
-    # A plain data set's float vectors look alike for both tasks, where fastai has types
+    # A plain data set's float vectors look alike for both tasks, whereas fastai has types
     if task == 'regression' and binary and not isinstance(ds, Datasets) and np.ndim(first):
         task = 'multilabel'
     if task == 'segmentation': return Labels(None, _unique(_codes(dl) or vocab), task)
@@ -91,7 +91,7 @@ def _lists_targets(ds):
 
 
 def _plain_targets(dl, ds):
-    "First target, targets and vocab of any other data set, each item of which has to be read"
+    "First target, targets and vocab of any other data set, whose items must all be read"
     first = ds[0]
     vocab = getattr(ds, 'vocab', None)
     if not is_listy(first): return None, None, vocab
@@ -128,7 +128,7 @@ def _array(y): return np.asarray(y.cpu() if isinstance(y, torch.Tensor) else y)
 
 
 def _checked(ys, vocab, task):
-    "`Labels` of the arrays `ys`, one per item, each of whose labels is in the vocab, or finite"
+    "`Labels` of the arrays `ys`, one per item; ValueError if one is not in the vocab or not finite"
     if task == 'classification': targets, bad = _classes(ys, vocab)
     else: targets, bad = _vectors(ys, vocab, task)
     if bad.any():
@@ -162,7 +162,7 @@ def _class_index(i, y):
     try: return int(y)
     except (TypeError, ValueError) as e:
         raise ValueError(f"the label of item {i} is {y.tolist()!r}, but the first was a class "
-                         "index: give every item one") from e
+                         "index: give every item one class index") from e
 
 
 def _unique(vocab):
@@ -174,13 +174,13 @@ def _unique(vocab):
 
 
 def task_of(
-    first: Any,  # The first target of the data set, as the data set gives it
+    first: Any,  # The first target of the data set, as the data set returns it
 ) -> str:  # One of `issues.checks.TASKS`
     """The kind of labels that a target belongs to.
 
-    An integer is a class, fastai's TensorMultiCategory several; a mask or a matrix of integers is
-    one class per pixel; a float or a vector of floats is numbers to predict. Raises TypeError for
-    anything else."""
+    An integer is a class, and fastai's TensorMultiCategory is several; a mask or a matrix of
+    integers is one class per pixel; a float or a vector of floats is numbers to predict. Raises
+    TypeError for anything else."""
     # By name, since fastai's types subclass Tensor and a new version may move them
     kinds = {o.__name__ for o in type(first).__mro__}
     if kinds & {'TensorMultiCategory', 'MultiCategory'}: return 'multilabel'
@@ -218,8 +218,8 @@ def ids_of(
     the hash of a long text. Items of any other kind are named by their position."""
     items = getattr(ds, 'items', None)
     if items is None or callable(items): return [str(i) for i in range(len(ds))]
-    # The index is all that fastai's splits and tokenization leave as it was: find the rows of a
-    # frame by `df.loc[ids]`, never by `df.iloc[positions]`
+    # The index is the only thing that fastai's splits and tokenization leave as it was: find the
+    # rows of a frame by `df.loc[ids]`, never by `df.iloc[positions]`
     if isinstance(items, (pd.DataFrame, pd.Series)): return [str(o) for o in items.index]
     return [_id_of(o, i, path) for i, o in enumerate(items)]
 

@@ -1,4 +1,4 @@
-"The one way to predict: one pass over a data set, in its order, with all that is wanted from it"
+"The one way to predict: one pass over a data set, in its order, for all that is wanted of it"
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,13 +23,13 @@ from .distributed import alone
 from .labels import is_binary_loss
 
 MAX_MASK_VALUES = 2**28  # Probabilities of masks that are kept: 1 GiB
-MAX_FEATURES = 4096  # Beyond so many, the inputs of a layer are not features but pixels
+MAX_FEATURES = 4096  # With more than this, the inputs of a layer are not features but pixels
 RECORDS = 'final_record', 'lrs', 'iters', 'losses', 'values', 'log', 'hps'
 
 
 @dataclass
 class Predicted:
-    """What one pass gave, row i for item i of the data set.
+    """The results of one pass, row i for item i of the data set.
 
     `preds` are float32 (n, c), for regression (n,) or (n, k), for masks (n, c, h, w); `masks` (n,
     h, w) the given ones as the model saw them; `losses` (n,); `features` (n, d) the inputs of the
@@ -53,7 +53,7 @@ def predict(
     with_loss: bool = False,  # Whether to return losses, for which the loss needs a `reduction`
     tta: str | None = None,  # 'flip': the mean over each image and its mirror image; None: off
     features: bool = False,  # Whether to return features
-    metrics: Sequence[Metric] = (),  # To compute, of the plain predictions; copies of them are used
+    metrics: Sequence[Metric] = (),  # Metrics of the plain predictions; copies of them are used
 ) -> Predicted:
     """Predict every item once.
 
@@ -69,7 +69,7 @@ def predict(
     cb = _Collect(act, task, n or found or 1, tta, features, list(metrics))
     try:
         with alone(learn), _unnoticed(learn):
-            # `reorder` would sort what GatherPredsCallback holds, and the callback holds the rest
+            # `reorder` would sort only what GatherPredsCallback holds; this callback holds the rest
             *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False,
                                          with_loss=with_loss, reorder=False, cbs=cb)
     finally: cb.after_validate()
@@ -147,6 +147,7 @@ class _Collect(Callback):
         if not any(_is_images(x) for x in self.xb):
             raise TypeError("tta is 'flip', but the inputs are not images (batch, channels, h, w): "
                             "pass tta=None")
+        # Not fastai's `tta`, which fails on TfmdLists and augments at random
         plain = self.learn.pred
         try:
             mirrored = [x.flip(-1) if _is_images(x) else x for x in self.xb]
@@ -205,8 +206,8 @@ def _by_product(metric) -> Iterator[None]:
 
 def _cat(tensors):
     if not tensors:
-        raise ValueError("no batch was predicted: a callback in force cancels validation; take it "
-                         "off, or keep it out of the folds by in_folds = False in its class")
+        raise ValueError("no batch was predicted: a callback in force cancels validation; remove "
+                         "it, or keep it out of the folds with in_folds = False in its class")
     if not all(isinstance(o, torch.Tensor) for o in tensors): return tensors[0]
     shapes = {tuple(o.shape[1:]) for o in tensors}
     if len(shapes) > 1:
@@ -217,7 +218,7 @@ def _cat(tensors):
 
 
 def _features(cb):
-    "(n, d) float32, or None if a batch had none, or others had another number of them"
+    "(n, d) float32, or None if a batch had none, or if their number differs between batches"
     widths = {o.shape[1] for o in cb.features}
     if len(cb.features) != len(cb.preds) or len(widths) != 1 or 0 in widths: return None
     return to_np(_cat(cb.features).float())
@@ -227,7 +228,7 @@ def item_features(
     x: Any,  # What went into a layer
     bs: int,  # Number of items of the batch
 ) -> torch.Tensor:  # (bs, d), or (bs, 0) if `x` is not one row of features per item, or a huge one
-    "One row per item: the mean over what lies between the items and the features, such as words"
+    "One row per item: the mean over the axes between items and features, such as that of words"
     if not isinstance(x, torch.Tensor) or x.ndim < 2 or x.shape[0] != bs: return torch.zeros(bs, 0)
     if x.shape[-1] > MAX_FEATURES: return torch.zeros(bs, 0)
     return x.reshape(bs, -1, x.shape[-1]).mean(1)
@@ -256,7 +257,7 @@ def infer_act(
     fastai's losses name theirs. torch's cross-entropy means softmax over the classes, its negative
     log-likelihood exp, its binary cross-entropy with logits a sigmoid. Outputs of other losses for
     numbers are taken as they are. Raises TypeError if `act` is not a function, and ValueError for
-    any other loss, since guessing would be silent, and for a loss of another task."""
+    any other loss, since a wrong guess would go unnoticed, and for a loss of another task."""
     if act is not None:
         if not callable(act):
             raise TypeError(f"act is {act!r}: pass a function, for example torch.sigmoid")

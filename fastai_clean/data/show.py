@@ -98,7 +98,7 @@ def _repeated(mark, n, tokens):
 def decoded_frame(
     to: Tabular,  # A fastai table
 ) -> pd.DataFrame:
-    "Its rows in the user's own values; what was missing, and FillMissing made up, is missing again"
+    "Its rows in the user's own values; what FillMissing made up is missing again"
     # `decode` changes its table in place: give it a copy
     df = to.new(to.items).decode().items
     made = [o for o in to.cat_names if o.endswith('_na') and o[:-3] in to.cont_names]

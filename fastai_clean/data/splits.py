@@ -17,7 +17,7 @@ def fold_numbers(
 ) -> np.ndarray:  # (n,) int64, the fold in which each item is held out
     """The fold of each item.
 
-    Every fold has its share of every class, also of classes rarer than `n_folds`, of low and of
+    Every fold has its share of every class, even of classes rarer than `n_folds`, of low and of
     high numbers, and of the items whose rarest label is the same.
 
     An array `splits` whose values are just 0..n_folds-1 is taken as fold numbers; any other array
@@ -46,8 +46,9 @@ def fold_numbers(
 
 
 def _stratified(targets, n_folds, seed):
-    # Dealing the shuffled, then sorted items out in turn serves classes with fewer items than
-    # folds, which scikit-learn's StratifiedKFold warns of, and numbers, which it refuses
+    # Items are shuffled, sorted and dealt out in turn. This also works for classes with fewer items
+    # than folds, which scikit-learn's StratifiedKFold warns about, and for numbers, which it
+    # refuses
     order = np.random.default_rng(seed).permutation(len(targets))
     order = order[np.argsort(_strata(targets)[order], kind='stable')]
     fold = np.empty(len(targets), dtype=np.int64)

@@ -36,7 +36,7 @@ def view(
 # DataLoaders
 
 def new_dl(
-    dl: DataLoader | TorchLoader,  # The DataLoader to take after
+    dl: DataLoader | TorchLoader,  # The DataLoader to imitate
     ds: Any,  # The data set of the new one: a `view` of `dl.dataset`
     idxs: np.ndarray,  # Positions (m,) in `dl.dataset` of the items of `ds`
     **kwargs,  # Passed to the new DataLoader: shuffle, drop_last, bs
@@ -61,7 +61,7 @@ def new_dl(
 
 def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
     kinds = [type(dl), type(dl.sampler), type(dl.batch_sampler)]
-    # A sampler holds indices into the old data set, so only those made anew can be kept
+    # A sampler holds indices into the old data set, so only kinds that torch makes itself will do
     known = [(TorchLoader,), (RandomSampler, SequentialSampler), (BatchSampler, type(None))]
     if any(kind not in allowed for kind, allowed in zip(kinds, known)):
         names = ' with '.join(o.__name__ for o in kinds)
@@ -78,7 +78,7 @@ def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
 
 
 def fewer(
-    dl: DataLoader | TorchLoader,  # The DataLoader to take after
+    dl: DataLoader | TorchLoader,  # The DataLoader to imitate
     n: int,  # Number of items of the new one, no more than those of `dl`
     drop_single: bool = False,  # Whether to leave out a last batch of one item
 ) -> dict:
@@ -166,7 +166,7 @@ def _relabelled_lists(ds, new):
     items = tl.items
     items = [items.iloc[i] for i in range(len(items))] if hasattr(items, 'iloc') else list(items)
     for i, (code, value) in new.items():
-        # Without a vocab the target itself is given, in the type that it has
+        # Without a vocab the target itself is returned, in its own type
         if k == len(fs): value = tl[i]*0 + code
         items[i] = _Decided(value) if k else value
     target = tl._new(items)
@@ -194,7 +194,7 @@ def _with_column(items, name, column):
 
 
 def _column_read(f, items):
-    "The one column of the frame `items` that fastai's ColReader `f` gives as it is, or None"
+    "The one column of the frame `items` that fastai's ColReader `f` returns unchanged, or None"
     if not isinstance(items, pd.DataFrame): return None
     cols = getattr(f, 'cols', None)
     changed = any(getattr(f, o, None) for o in ('pref', 'suff', 'label_delim'))
@@ -208,8 +208,8 @@ class _Decided:
 
 
 class _Passing:
-    """A transform before the one with the vocab: a decided label passes it, and the last gives it
-    out"""
+    """A transform before the one with the vocab: a decided label passes through, and the last such
+    transform unwraps it"""
     def __init__(self, f, last):
         self.f = f
         self.last = last
@@ -221,7 +221,7 @@ class _Passing:
         return self.f(o, **kwargs)
 
     def __getattr__(self, name):
-        # Unpickling asks for methods before `f` is there
+        # Unpickling asks for methods before `f` exists
         if name.startswith('__') or name == 'f': raise AttributeError(name)
         return getattr(self.f, name)
 

@@ -38,12 +38,12 @@ FINDERS = {'classification': issues.find_issues,
 class CleanInterpretation(ClassificationInterpretation):
     """Ranks, shows and exports the items of a data set whose labels look wrong.
 
-    One inference, in `from_learner`, or none if out-of-fold probabilities are there; every table
+    One inference, in `from_learner`, or none if there are out-of-fold probabilities; every table
     and plot reuses its `preds`, `targs`, `decoded` and `losses` (n,), which follow the data set's
     order: for classification (n, c), (n,), (n,); for several labels per item all (n, c); for
     regression all (n,) or (n, k); for segmentation (n, c, h, w), (n, h, w), (n, h, w). `issues` is
-    the table of `find_issues`, or of the task's own function; `ids` (n,) are the items' names.
-    Everything of fastai's ClassificationInterpretation works on it; items are loaded without
+    the table of `find_issues`, or of the task's own function; `ids` (n,) name the items.
+    All methods of fastai's ClassificationInterpretation work on it; items are loaded without
     augmentation."""
 
     def __init__(self,
@@ -59,7 +59,7 @@ class CleanInterpretation(ClassificationInterpretation):
         *,
         task: str = 'classification',  # One of `checks.TASKS`
         calibrate: str | None = None,  # 'temperature': scale so that the given labels are likeliest
-        features: np.ndarray | None = None,  # Features (n, d), if the inference gave them
+        features: np.ndarray | None = None,  # Features (n, d), if the inference made them
         how: Mapping | None = None,  # How the predictions were made, name -> value
     ):
         self.task = task
@@ -172,7 +172,7 @@ class CleanInterpretation(ClassificationInterpretation):
                               agreement=interp.agreement, noise_rate=interp.noise_rate,
                               n_issues=len(interp.noisy_idxs()))
         df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('set')
-        # As text, pandas refuses class names that UTF-8 cannot hold
+        # pandas' text columns refuse class names that UTF-8 cannot hold
         return df.assign(worst_pairs=pd.Series(worst, dtype=object))
 
     def find_issues(self,
@@ -180,7 +180,7 @@ class CleanInterpretation(ClassificationInterpretation):
         score: Score | None = None,  # See `issues.label_quality`; None: the task's first
         **kwargs,  # Passed to `issues.find_issues`, or to the task's own function
     ) -> pd.DataFrame:
-        """Make `issues` anew from the same probabilities, for this and every picture, table and
+        """Make `issues` again from the same probabilities, for this and every picture, table and
         file to come; returns it. What `audit` found stays joined. Raises ValueError for a filter if
         the task has none, and what the task's own function raises."""
         kwargs |= {k: v for k, v in dict(filter_by=filter_by, score=score).items() if v is not None}
@@ -227,25 +227,25 @@ class CleanInterpretation(ClassificationInterpretation):
 
     @property
     def noise_rate(self) -> float:
-        """Estimated fraction of wrong labels, 0 to 1; if items do not have one class each, that of
-        flagged items. The mistakes of a weak model count as label errors: with one that is often
-        wrong it is far too high."""
+        """Estimated share of wrong labels, 0 to 1; if items do not have one class each, that of
+        flagged items. The mistakes of a weak model count as label errors: if the model is often
+        wrong, the rate is far too high."""
         if self.task != 'classification': return float(self.issues.is_issue.mean())
         return issues.noise_rate(self.given, joint=self.joint)
 
     @property
     def agreement(self) -> float:
         """How far the model agrees with the given labels: the share of labels (single labels,
-        pixels) that it predicts; for regression R², 1 at best. A low one means a weak model or bad
-        labels, and no estimate here tells which."""
+        pixels) that it predicts; for regression R², 1 at best. A low value means a weak model or
+        bad labels, and no estimate here tells which."""
         if self.task == 'regression': return float(r2_score(self.given, self.predicted))
         labelled = tables.labelled_of(self)
         return float(np.mean((labelled == self.predicted)[labelled >= 0]))
 
     @property
     def health_score(self) -> float:
-        """Overall label health, 0 to 1: the estimated share of right labels, cleanlab's from the
-        joint alone. Raises TypeError unless items have one class."""
+        """Overall label health, 0 to 1: the estimated share of right labels, as cleanlab computes
+        it from the joint alone. Raises TypeError unless items have one class."""
         tables.need_classes(self, 'health_score')
         return 1 - self.noise_rate
 
@@ -278,7 +278,7 @@ class CleanInterpretation(ClassificationInterpretation):
     ) -> 'ReviewSession':
         """A `ReviewSession` over `issues`: decide on them, undo, apply. Raises TypeError unless
         items have one class, and what ReviewSession raises."""
-        # Here, since the review is a layer below, which must not be needed to look at a table
+        # Imported here: the review is a layer below, and looking at a table must not need it
         from ..review import ReviewSession
         tables.need_classes(self, 'review')
         return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user)
@@ -375,7 +375,7 @@ def _decode(preds, task):
 
 
 def _losses(preds, targs, task):
-    # A probability that is rounded to 0 would be an infinite loss, which sorts and means badly
+    # A probability that is rounded to 0 would be an infinite loss, which spoils every mean
     tiny = np.finfo(np.float32).tiny
     if task == 'classification':
         return torch.as_tensor(-np.log(preds[np.arange(len(targs)), targs].clip(tiny)))

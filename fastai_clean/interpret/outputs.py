@@ -1,4 +1,4 @@
-"""The files of a CleanInterpretation: its functions here are its methods.
+"""The files of a CleanInterpretation: the public functions here are its methods.
 
 A file is written whole or not at all, and never over another one without `overwrite`."""
 import csv
@@ -43,7 +43,7 @@ def to_frame(
 
     added = {'predictions': _column(rows.predicted).to_numpy()}
     if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
-    # Rows of images have a path; those of tables and tokenized texts have nothing to be found by
+    # Rows of images have a path; those of tables and tokenized texts have nothing else to go by
     if isinstance(ds, Tabular) or framed and items.iloc[0].map(is_listy).any():
         added['id'] = rows.id.to_numpy(dtype=object)
     for name, values in added.items():
@@ -69,7 +69,7 @@ def to_review(
     overwrite: bool = False,  # Whether to replace a file
 ) -> Path:
     """Write all of `issues` as the CSV that `fastai_clean_review` shows, with a column `path` of
-    the image files, or `text` of what else is shown of an item.
+    the image files, or a column `text` of the items if not all have one.
 
     Raises FileExistsError if `path` exists and `overwrite` is False, and TypeError unless items
     have one class."""
@@ -89,15 +89,15 @@ def to_parquet(
 ) -> Path:
     """Write `to_frame` as Parquet, columns of mixed types as text.
 
-    Raises FileExistsError if `path` exists and `overwrite` is False, ValueError if a column is
-    there twice, and ImportError if pyarrow (extra `parquet`) is not installed."""
+    Raises FileExistsError if `path` exists and `overwrite` is False, ValueError if a column appears
+    twice, and ImportError if pyarrow (extra `parquet`) is not installed."""
     try: import_module('pyarrow')
     except ImportError as e:
         raise ImportError("to_parquet needs pyarrow: pip install 'fastai_clean[parquet]'") from e
     df = interp.to_frame(only_issues)
     if df.columns.has_duplicates:
         twice = df.columns[df.columns.duplicated()][0]
-        raise ValueError(f"the column {twice!r} is there twice, which Parquet cannot hold: rename "
+        raise ValueError(f"the column {twice!r} appears twice, which Parquet cannot hold: rename "
                          "one, or use to_csv")
 
     for name in df:
@@ -139,7 +139,7 @@ def _free_name(name, df):
 
 
 def _said(item):
-    "What a CSV can hold of an item that `shown` gave"
+    "What a CSV can hold of an item that `shown` returned"
     return '' if isinstance(item, np.ndarray) else str(item)
 
 
@@ -147,7 +147,7 @@ def _text_or_missing(o): return o if pd.api.types.is_scalar(o) and pd.isna(o) el
 
 
 def _to_csv(df, tmp):
-    "CSV that reads back"
+    "Write a CSV that every reader reads back as it was"
     # pandas leaves a lone carriage return unquoted, which ends the row for every reader
     values = (o for name in df for o in df[[name]].to_numpy().ravel())
     stray = any(isinstance(o, str) and '\r' in o for o in values)

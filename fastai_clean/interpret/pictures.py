@@ -1,4 +1,4 @@
-"The pictures of a CleanInterpretation: its functions here are its methods"
+"The pictures of a CleanInterpretation: the public functions here are its methods"
 from typing import TYPE_CHECKING
 from warnings import warn
 
@@ -96,9 +96,9 @@ def plot_quality(
     interp: 'CleanInterpretation',
     **kwargs,  # Passed to `plots.plot_quality`: max_classes, bins, ncols, figsize
 ) -> np.ndarray:  # Axes, one per class
-    """Histograms of the label quality by given class, issues apart; a single one of all items if
-    they do not have one class each. If the score is self-confidence, a line marks the class's mean,
-    which confident learning takes as the threshold of belonging to the class."""
+    """Histograms of the label quality by given class, with the issues in another colour; a single
+    one of all items if they do not have one class each. If the score is self-confidence, a line
+    marks the class's mean, which confident learning takes as the threshold of belonging to it."""
     quality = interp.issues.label_quality.sort_index().to_numpy()
     flagged = flagged_of(interp)
     if interp.task != 'classification':

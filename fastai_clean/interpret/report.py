@@ -34,15 +34,15 @@ MAX_LIST = 20  # Values of a list
 MAX_TABLE = 200  # Rows of a table
 DPI = 144  # Of pictures: one and a half times what a screen shows
 DARK_PANEL = '#1c2128'  # `--panel` of report.css in dark mode
-WEAK = .3  # Share of labels that a model contradicts from which on it is called weak
+WEAK = .3  # A model that contradicts a larger share of the labels than this is called weak
 
 FLATTERS = ('Probabilities are in-sample: the model has learned the wrong labels too, so it finds '
             'fewer of them than out-of-fold probabilities would.')
-TEST = ('Leaving out, or relabelling, the items that a model dislikes flatters the model: measure '
-        'it on the labels as given, or on labels that a reviewer corrected.')
-WEAK_MODEL = ('The model contradicts many of the labels. Unless it is a good model, part of that '
-              'is its own mistakes, counted as label errors here: take the noise rate for too '
-              'high, and look at the items.')
+TEST = ('Leaving out, or relabelling, the items that a model disagrees with flatters the model: '
+        'measure it on the labels as given, or on labels that a reviewer corrected.')
+WEAK_MODEL = ('The model contradicts many of the labels. Unless it is a good model, some of these '
+              'are its own mistakes, counted as label errors here: assume that the noise rate is '
+              'too high, and look at the items.')
 
 
 def page(
@@ -81,14 +81,14 @@ def _template():
 
 def _safe_text(o):
     "What the template writes in place of `o`, before it is escaped"
-    # What has `__html__` is what a macro of the template made, whose data went through here already
+    # What has `__html__` comes from a macro of the template, whose data went through here already
     if not isinstance(o, str) or hasattr(o, '__html__'): return o
     return neutral(o.replace('\r\n', '\n'))
 
 
 def _values(value, n=MAX_CELL, name=False):
     "The texts that stand for `value`: one, or several of a list"
-    # `tolist` would make a number of nanoseconds of numpy's dates
+    # `tolist` would turn numpy's dates into numbers of nanoseconds
     dated = isinstance(value, (np.datetime64, np.timedelta64))
     if hasattr(value, 'tolist') and not dated: value = value.tolist()
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict)):
@@ -155,7 +155,7 @@ def _drawn(f, style):
     finally:
         for n in set(plt.get_fignums()) - before: plt.close(n)
     im = Image.open(file).convert('RGB')
-    # Charts have few colours, of which a palette takes fewer bytes
+    # Charts have few colours, so a palette takes fewer bytes
     few = im.quantize(256) if im.getcolors(4096) else im
     width, height = (round(o*96/DPI) for o in im.size)
     return dict(uri=_uri(*encoded(few, lossless=few is not im)), width=width, height=height)
@@ -237,7 +237,7 @@ def _filter_notices(interp):
 
 
 def _cells(interp, i, row):
-    "What a card says of an item: what audit found only if it is true"
+    "What a card says about an item; of the audit's flags, only those that are set"
     audited = () if interp.audited is None else interp.audited.columns
     cells = {k: v for k, v in row.items() if k not in audited}
     for k in ('given', 'predicted'):

@@ -1,4 +1,4 @@
-"The tables of a CleanInterpretation beside the issue table: its functions here are its methods"
+"The tables of a CleanInterpretation besides `issues`: the public functions here are its methods"
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ def audit(
     **kwargs,  # Passed to `issues.audit`
 ) -> pd.DataFrame:
     """What else is wrong with the data, by cleanlab's Datalab (extra `audit`): outliers,
-    near-duplicates, class imbalance, items that are not drawn independently, and, of image files,
+    near-duplicates, class imbalance, items that are not drawn independently, and, for image files,
     what cleanvision sees if it is installed (dark, blurry, ...).
 
     The columns are joined to `issues`, which is returned, with the number of issues of each type in
@@ -176,9 +176,10 @@ def evaluate(
     corrected, each with its 95 % bootstrap interval.
 
     Without `corrections` the flagged items get the predicted label; without `metrics`, accuracy and
-    F1, or the task's own. Warns that leaving out, and correcting to, what the model says flatters
-    the model: only a reviewer's `corrections` make an honest test set. Raises TypeError for
-    arguments of the wrong kind, and ValueError for corrections that fit no item or class."""
+    F1, or the task's own. Warns that leaving out the flagged items, or giving them the predicted
+    labels, flatters the model: only a reviewer's `corrections` make an honest test set. Raises
+    TypeError for arguments of the wrong kind, and ValueError for corrections that fit no item or
+    class."""
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for "
                         "example {'accuracy': sklearn.metrics.accuracy_score}")
@@ -254,7 +255,7 @@ def bootstrap_metrics(
 ) -> pd.DataFrame:  # Columns labels, metric, value, low, high, items
     """Each metric on each variant with its 95 % percentile bootstrap interval over the items (Efron
     1979; scipy's `bootstrap`), NaN for a single item. A variant without items has no rows. Labels
-    below 0, as of pixels without one, do not count in pixel accuracy."""
+    below 0, which mark pixels without one, do not count in pixel accuracy."""
     rows = []
     for variant, (y, p) in variants.items():
         if not len(y): continue

@@ -39,12 +39,12 @@ def audit(
     `class_imbalance` (classification). From cleanvision, with `paths`: `dark`, `light`, `blurry`,
     `grayscale`, `low_information`, `odd_size`, `odd_aspect_ratio`, `exact_duplicates` and
     `near_duplicates` (of pixels, while `near_duplicate` is of features); `image_error` says why a
-    file could not be read, whose scores are NaN. The columns `near_duplicate_sets`,
+    file could not be read; its scores are NaN. The columns `near_duplicate_sets`,
     `exact_duplicates_sets` and `near_duplicates_sets` hold the positions of an item's duplicates.
 
     `label` of multilabel and regression is from `find_multilabel_issues` and
     `find_regression_issues`: Datalab itself shifts the columns if a class is given to no item, and
-    takes time and memory growing with n².
+    its time and memory grow with n².
 
     `attrs['summary']` is a list of dicts issue_type, num_issues and score, the score of the whole
     data set. An issue type that Datalab fails to check gives a warning and no columns. numpy's
@@ -88,7 +88,7 @@ def _check(labels, pred_probs, task, vocab):
 
 
 def _class_indices(labels, vocab):
-    "Indices of classes of which there are no probabilities: without a vocab, those that are given"
+    "Class indices if there are no probabilities; without a vocab, of the classes in `labels`"
     if isinstance(labels, (list, tuple)): labels = pd.Series(labels).to_numpy()
     labels = as_array(labels)
     if labels.ndim != 1 or not len(labels):
@@ -105,7 +105,7 @@ def _class_indices(labels, vocab):
 
 
 def _label_issues(labels, pred_probs, task):
-    "Label issues of the tasks for which Datalab's are not used"
+    "Label issues of the tasks for which Datalab is not used"
     if pred_probs is None or task == 'classification': return []
     if task == 'multilabel': df = find_multilabel_issues(labels, pred_probs)
     else:
@@ -137,7 +137,7 @@ def _datalab_issues(lab_class, labels, pred_probs, features, task):
         lab = lab_class(data, label_name='label', verbosity=0)
         parts.append(_run(lab, types, pred_probs=pred_probs, features=features))
         types = {}
-    # A Datalab of its own, without the names: with an empty class it would flag no other class
+    # A separate Datalab without the names: with an empty class it would flag no other class
     lab = lab_class({'label': labels}, label_name='label', verbosity=0)
     parts.append(_run(lab, {**types, 'class_imbalance': {}}, features=features))
     return parts
@@ -190,8 +190,8 @@ def _image_issues(imagelab, paths, n_jobs):
 
 
 class _Images:
-    "Image files as a torchvision data set is to cleanvision"
-    # cleanvision opens paths through fsspec, to which some names of files are commands
+    "Image files in the form of a torchvision data set, which cleanvision takes"
+    # cleanvision opens paths through fsspec, which takes some file names for commands
     def __init__(self, paths): self.paths = paths
     def __len__(self): return len(self.paths)
     def __getitem__(self, i): return (_open(self.paths[i]),)
@@ -217,7 +217,7 @@ def _row(kind, flag, score):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[io.StringIO]:
-    "What is printed, errors and progress bars, goes to the text yielded; warnings still come"
+    "Catch what is printed in the text yielded, and drop progress bars; warnings still come"
     text = io.StringIO()
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(text), \
             contextlib.redirect_stderr(io.StringIO()):

@@ -14,10 +14,9 @@ def fit_temperature(
     pred_probs: Any,  # Probabilities (n, c)
 ) -> float:  # Above 1: the model was too sure of itself
     """The temperature that makes the given labels likeliest: Guo et al., "On Calibration of Modern
-    Neural Networks", ICML 2017, on log-probabilities instead of logits, which is the same. Wrong
-    labels among the given ones make a sharp model softer, as they should here: its probabilities
-    are then those of the labels as they are given. Raises ValueError or TypeError as
-    `check_labels_probs` does."""
+    Neural Networks", ICML 2017, on log-probabilities instead of logits, which gives the same. Wrong
+    labels make a sharp model softer, as they should here: its probabilities then fit the labels as
+    they are given. Raises ValueError or TypeError as `check_labels_probs` does."""
     labels, pred_probs = check_labels_probs(labels, pred_probs)
 
     def loss(log_t):
@@ -35,7 +34,7 @@ def fit_temperature(
 
 def apply_temperature(
     pred_probs: Any,  # Probabilities (n, c)
-    temperature: float,  # What `fit_temperature` gives
+    temperature: float,  # As `fit_temperature` returns it
 ) -> np.ndarray:  # (n, c), a new array
     """Probabilities with their logarithms divided by `temperature`, which changes no item's ranking
     of the classes. Raises ValueError if it is not above 0"""

@@ -18,7 +18,7 @@ def check_labels_probs(
     """The one validation of labels and predicted probabilities: cleanlab itself lets NaN and logits
     pass.
 
-    Raises TypeError for what is not numbers, and ValueError for shapes that do not fit, values
+    Raises TypeError for anything but numbers, and ValueError for shapes that do not fit, values
     outside 0..1, NaN, rows that do not sum to 1 and labels outside the vocab; the message names
     the first bad row."""
     probs = as_probs(pred_probs)
@@ -40,8 +40,8 @@ def as_array(
 def check_vocab(
     vocab: Sequence | None,  # Names of the classes, or None
     c: int,  # Number of classes in pred_probs
-    many: str = 'classes',  # What pred_probs has `c` of, for the message
-    one: str = 'class',  # One of these
+    many: str = 'classes',  # What the c columns are called, for the message
+    one: str = 'class',  # The same for one column
 ) -> None:
     """Raise TypeError if `vocab` is not a list, ValueError unless it has one name per class, all
     different"""
@@ -158,7 +158,7 @@ def check_two_classes(
 ) -> None:
     "Raise ValueError if all labels are the same: confident learning compares classes"
     if (labels == labels[0]).all():
-        raise ValueError(f"labels has {labels[0]} alone: confident learning needs items of "
+        raise ValueError(f"labels has only {labels[0]}: confident learning needs items of "
                          "at least 2 given classes")
 
 
@@ -168,7 +168,7 @@ def check_options(
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
 ) -> dict:  # The same, `num_to_remove_per_class` as a list of ints or None
-    "Raise ValueError if an option of the filters is not a number that it can be"
+    "Raise ValueError if an option of the filters is not a valid number"
     if not isinstance(frac_noise, Real) or not 0 <= frac_noise <= 1:
         raise ValueError(f"frac_noise is {frac_noise!r}: pass a share from 0 to 1")
     if not isinstance(min_examples_per_class, Integral) or min_examples_per_class < 0:
@@ -197,8 +197,8 @@ def _check_remove(num, c):
 def workers(
     n_jobs: int | None,  # What the user passed
 ) -> int:  # 1 to the number of processors
-    """Number of threads for `n_jobs`, of which None and -1 mean one per processor. Raises
-    ValueError if it is not a number"""
+    """Number of threads for `n_jobs`; None and -1 mean one per processor. Raises ValueError if it
+    is not such a number"""
     most = os.cpu_count() or 1
     if n_jobs is None: return most
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < -1 or not n_jobs:

@@ -14,7 +14,7 @@ def find_issues(
     labels: Any,  # Given labels: class indices (n,), or values of `vocab`
     pred_probs: Any,  # Probabilities (n, c), out-of-fold if the model was trained on these labels
     filter_by: str = 'prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
-    score: Score = 'self_confidence',  # What ranks: one of `SCORES`, or see `label_quality`
+    score: Score = 'self_confidence',  # Ranks items: one of `SCORES`, or see `label_quality`
     *,
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
     vocab: Sequence | None = None,  # Names of the c classes; None: their indices
@@ -26,8 +26,8 @@ def find_issues(
     """The issue table: every item, the likeliest wrong label first, indexed by the item's position
     in the data set.
 
-    `confidence` is the probability of the predicted class, 0 to 1, and `label_quality` what
-    `label_quality` makes of `score`, for a name also 0 to 1. Ties keep the order of the data set.
+    `confidence` is the probability of the predicted class, 0 to 1; `label_quality` is the result of
+    the function `label_quality`, also 0 to 1 if `score` is a name. Ties keep the data set's order.
     `pred_probs` may be a memory map: it is read in chunks. Method: Northcutt, Jiang and Chuang,
     "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
     TypeError as `check_labels_probs` does, and ValueError for an unknown filter or score.
@@ -58,12 +58,12 @@ def find_issues(
 def label_quality(
     labels: Any,  # Given labels: class indices (n,)
     pred_probs: Any,  # Probabilities (n, c)
-    score: Score = 'self_confidence',  # One of `SCORES`, scores (n,), a function, or a list of such
+    score: Score = 'self_confidence',  # One of `SCORES`, scores (n,), function, or list of these
 ) -> np.ndarray:  # (n,), low if the label is likely wrong
     """Label quality scores of cleanlab, 0 to 1, or any others, in the order of the data set: Kuan
     and Mueller, "Model-agnostic label quality scoring to detect real-world label errors", 2022.
 
-    A function gets labels (n,) and pred_probs (n, c), and returns scores (n,). Of a list, the
+    A function gets labels (n,) and pred_probs (n, c), and returns scores (n,). For a list, the
     result is the mean of each item's rank by every score, 1/n to 1, so that their units do not
     matter (Borda's count). Raises ValueError for an unknown name and for scores that are not n
     numbers.
@@ -77,7 +77,7 @@ def label_quality(
 
 
 def _quality(streamed, score):
-    # Only a function needs the probabilities whole
+    # Only a function needs the whole table of probabilities
     plain = isinstance(score, (str, np.ndarray, pd.Series))
     probs = streamed.probs if plain else streamed.checked()
     return any_score(score, streamed.score, streamed.labels, probs)

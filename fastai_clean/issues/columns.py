@@ -24,7 +24,7 @@ def as_is(
     values: np.ndarray,  # (n,)
 ) -> np.ndarray | pd.Series:
     "A column of `values` that pandas keeps as objects"
-    # As text, pandas refuses what UTF-8 cannot hold, such as the stray bytes of a file name
+    # pandas' text columns refuse what UTF-8 cannot hold, such as the stray bytes of a file name
     return pd.Series(values, dtype=object) if values.dtype == object else values
 
 
@@ -50,13 +50,13 @@ def id_column(
 
 
 def any_score(
-    score: Score,  # A name, scores (n,), a function that gives them, or a list of such
-    named: Callable[[str], np.ndarray],  # Function that gives the scores (n,) of a name
+    score: Score,  # A name, scores (n,), a function that returns them, or a list of these
+    named: Callable[[str], np.ndarray],  # Function from a name to its scores (n,)
     labels: np.ndarray,  # Given labels, for `score` if it is a function
     preds: np.ndarray,  # Predictions, likewise
 ) -> np.ndarray:  # (n,) floats, low if the label is likely wrong
-    """The scores; of a list, the mean of each item's rank by every score. Raises ValueError if they
-    are not n finite numbers"""
+    """The scores; for a list, the mean of each item's rank by every score. Raises ValueError if
+    they are not n finite numbers"""
     n = len(labels)
     if isinstance(score, str): return named(score)
     if isinstance(score, (list, tuple)) and any(map(_is_score, score)):
@@ -64,7 +64,7 @@ def any_score(
         return np.mean(ranks, 0)/n
 
     if isinstance(score, pd.Series):
-        # Its index says which item each score belongs to; an issue table's is not in order
+        # The index says which item each score belongs to; in an issue table it is not in order
         if not np.array_equal(np.sort(score.index), np.arange(n)):
             raise ValueError(f"score is a Series whose index is not the positions 0..{n - 1}: pass "
                              "score.to_numpy() in the order of the data set")
@@ -88,7 +88,7 @@ def check_choice(
     value: Any,  # What was passed
     choices: Collection[str],  # What may be passed
 ) -> None:
-    "Raise ValueError if `value` is none of `choices`"
+    "Raise ValueError if `value` is not one of `choices`"
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
 

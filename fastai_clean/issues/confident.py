@@ -1,4 +1,4 @@
-"Confident learning on a table of any size: what cleanlab makes of it, in one or two passes"
+"Confident learning on a table of any size: cleanlab's results, in one or two passes"
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from multiprocessing.pool import ThreadPool
@@ -25,22 +25,22 @@ FILTERS = ('prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning'
            'predicted_neq_given', 'low_normalized_margin', 'low_self_confidence')
 SCORES = 'self_confidence', 'normalized_margin', 'confidence_weighted_entropy'
 PRUNE = FILTERS[:3]  # Those that take all options of `find_issues`
-EPS = 1e-6  # cleanlab's, as probabilities are compared
+EPS = 1e-6  # cleanlab's tolerance when it compares probabilities
 CHUNK = 2**18  # Probabilities in a chunk: 1 MB, which stays in the cache of a processor
 
 
 class StreamedIssues:
-    """What cleanlab makes of labels and probabilities, of any size: a memory map is read in chunks
+    """cleanlab's results for labels and probabilities of any size: a memory map is read in chunks
     and never copied whole.
 
-    Made with one pass over the probabilities that checks them and keeps about 50 bytes per item;
-    before it those of the given labels are picked out, one per item. From these come `thresholds`,
-    `joint`, `predicted`, `confidence`, the scores and most filters. A second pass, over the pairs
-    of classes that matter, makes the filters `prune_by_noise_rate` and `both`; one more makes the
-    score `confidence_weighted_entropy`, unless `entropy` had the first pass make it. All are those
-    of cleanlab 2.9, except that of equal items the first are flagged. Northcutt, Jiang and Chuang,
-    "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
-    TypeError as `check_labels_probs` does."""
+    One pass over the probabilities checks them and keeps about 50 bytes per item; before it, the
+    probability of each given label is read. From these come `thresholds`, `joint`, `predicted`,
+    `confidence`, the scores and most filters. A second pass, over the pairs of classes that matter,
+    makes the filters `prune_by_noise_rate` and `both`; one more makes the score
+    `confidence_weighted_entropy`, unless `entropy` had the first pass make it. All results are
+    those of cleanlab 2.9, except that the first of several equal items are flagged. Northcutt,
+    Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021.
+    Raises ValueError or TypeError as `check_labels_probs` does."""
 
     def __init__(self,
         labels: Any,  # Given labels: class indices (n,), or values of `vocab`
@@ -59,7 +59,7 @@ class StreamedIssues:
         # numpy sorts small integers by radix, much faster than those of 64 bits
         order = np.argsort(self.labels.astype(np.min_scalar_type(c)), kind='stable')
         self._groups = np.split(order, np.cumsum(self.counts)[:-1])
-        # No chunk of a single row, if there are more: numpy adds it up in another order
+        # No chunk is a single row, unless the table is: numpy would add it up in another order
         starts = [*range(0, max(1, n - 1), max(2, (chunk or CHUNK)//c)), n]
         self._parts = [slice(i, j) for i, j in zip(starts, starts[1:])]
         self._beyond = False
@@ -86,7 +86,7 @@ class StreamedIssues:
             self._each(self._read, unclear)
 
     def _each(self, f, args):
-        "What `f` gives of every argument, in their order; called in threads if there are several"
+        "The results of `f` for `args`, in order; computed in threads if there are several"
         if self.n_jobs == 1 or len(args) < 2: return [f(o) for o in args]
         # This pool gives a thread several calls at a time: one by one, short calls of numpy would
         # wait for each other
@@ -113,13 +113,13 @@ class StreamedIssues:
     def _read_entropy(self, part): return _entropy(self._values(part))
 
     def _values(self, idx):
-        "Probabilities at the index `idx`, as `check_labels_probs` gives them"
+        "Probabilities at the index `idx`, as `check_labels_probs` returns them"
         p = self.probs[idx]
         p = p.astype(float_of(p.dtype), copy=False)
         return p.clip(0, 1) if self._beyond else p
 
     def checked(self) -> np.ndarray:
-        """The probabilities (n, c) as `check_labels_probs` gives them: copied whole only if a value
+        """The probabilities (n, c) as `check_labels_probs` returns them: copied only if a value
         had to change"""
         return self._values(slice(None))
 
@@ -179,8 +179,8 @@ class StreamedIssues:
         num_to_remove_per_class: Sequence[int] | None = None,  # How many to flag of each class (c,)
         min_examples_per_class: int = 1,  # Classes with no more items than this are not flagged
     ) -> np.ndarray:  # Boolean mask (n,)
-        """Which items cleanlab's `find_label_issues` flags, of equal ones the first. Raises
-        ValueError for an unknown filter, labels of one class alone, and options that do not fit."""
+        """Which items cleanlab's `find_label_issues` flags; of equal ones, the first. Raises
+        ValueError for an unknown filter, labels of a single class, and options that do not fit."""
         check_choice('filter_by', filter_by, FILTERS)
         check_two_classes(self.labels)
         options = check_options(len(self.counts), frac_noise, num_to_remove_per_class,
@@ -189,8 +189,8 @@ class StreamedIssues:
             raise ValueError(f"num_to_remove_per_class is for {', '.join(PRUNE)}, but filter_by is "
                              f"{filter_by!r}: leave it out or choose one of these")
         if filter_by not in PRUNE and frac_noise != 1:
-            warn(f"frac_noise is {frac_noise}, but filter_by is {filter_by!r}, which flags all: it "
-                 f"is for {', '.join(PRUNE)}", stacklevel=2)
+            warn(f"frac_noise is {frac_noise}, but filter_by is {filter_by!r}, which ignores it: "
+                 f"leave it out or choose one of {', '.join(PRUNE)}", stacklevel=2)
 
         # cleanlab flags no label whose probability is within EPS of the best one
         agrees = self._ahead(self._given + EPS)
@@ -203,7 +203,7 @@ class StreamedIssues:
     def _pruned(self, filter_by, frac_noise, num_to_remove, min_examples):
         few = (self.counts > 0) & (self.counts <= min_examples)
         if few.any():
-            # One warning for all, where cleanlab gives one for each of thousands of classes
+            # One warning for all, whereas cleanlab gives one for each of thousands of classes
             warn(f"{few.sum()} classes, first {few.argmax()}, have no more items than "
                  f"min_examples_per_class={min_examples}: their items are not flagged",
                  stacklevel=3)
@@ -226,7 +226,7 @@ class StreamedIssues:
         num_to_remove_per_class: Sequence[int] | None = None,  # How many to flag of each class (c,)
         min_examples_per_class: int = 1,  # Classes with no more items than this are not flagged
     ) -> pd.DataFrame:  # n rows in the order of the data set
-        """What each filter flags and each score gives: a boolean column per filter, a column of
+        """The results of the filters and scores: a boolean column per filter, a column of
         0 to 1 per score. Raises ValueError as `mask` does."""
         filters = _chosen('filters', filters, FILTERS)
         scores = _chosen('scores', scores, SCORES)
@@ -268,7 +268,7 @@ def predicted_classes(
     pred_probs: np.ndarray,  # Probabilities (n, c)
 ) -> np.ndarray:  # (n,)
     "`argmax` of each row"
-    # Chunk by chunk: numpy's argmax copies an array whole that is read-only, as a memory map is
+    # Chunk by chunk, since numpy's argmax copies a read-only array, such as a memory map, whole
     size = max(1, CHUNK//pred_probs.shape[1])
     parts = [pred_probs[i:i + size].argmax(1) for i in range(0, len(pred_probs), size)]
     return np.concatenate(parts)

@@ -26,11 +26,11 @@ def find_multilabel_issues(
     labels: Any,  # Given labels (n, c): 1 or True if the item has the class, else 0
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1; rows need not sum to 1
     filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
-    score: Score = 'self_confidence',  # What ranks: one of `SCORES`, or see `label_quality`
+    score: Score = 'self_confidence',  # Ranks items: one of `SCORES`, or see `label_quality`
     *,
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
     vocab: Sequence | None = None,  # Names of the c classes; None: their indices
-    threshold: float = .5,  # Probability from which on a class counts as predicted
+    threshold: float = .5,  # Least probability at which a class counts as predicted
     **kwargs,  # cleanlab's `frac_noise`, `num_to_remove_per_class`, `min_examples_per_class`
 ) -> pd.DataFrame:  # n rows; columns of `find_issues`, and worst_class, n_classes_flagged
     """The issue table of a multi-label data set: every item, the likeliest wrong one first, indexed
@@ -40,7 +40,7 @@ def find_multilabel_issues(
     likeliest wrong, and `confidence` the larger of the probabilities that the item has it and that
     it does not. `label_quality` is cleanlab's moving average over the classes, dominated by the
     worst; an item is an issue if any class is flagged. (For the two `low_` filters cleanlab itself
-    would flag as many items, those of the lowest `label_quality`.) A class given to no item or to
+    would flag as many items, but those of lowest `label_quality`.) A class given to no item or to
     all of them cannot be flagged. Method: Thyagarajan et al., "Identifying Incorrect Annotations in
     Multi-Label Classification Data", 2022. Raises ValueError or TypeError for arguments that do not
     fit.
@@ -74,7 +74,7 @@ def find_class_issues(
     labels: Any,  # Given labels (n, c): 1 or True if the item has the class, else 0
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1
     filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
-    score: str = 'self_confidence',  # What ranks the rows: one of `SCORES`
+    score: str = 'self_confidence',  # Ranks the rows: one of `SCORES`
     *,
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
     vocab: Sequence | None = None,  # Names of the c classes; None: their indices
@@ -83,8 +83,8 @@ def find_class_issues(
 ) -> pd.DataFrame:  # Columns id, class, given, probability, label_quality, is_issue
     """Which classes of which items are wrong: one row per item and class, the likeliest wrong
     first, indexed by the item's position (an item with several flagged classes has several rows).
-    `given` says whether the item was given the class, `probability` is that of its having it.
-    Method and errors as `find_multilabel_issues`."""
+    `given` says whether the item was given the class, `probability` how likely it has it. Method
+    and errors are those of `find_multilabel_issues`."""
     labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
     column = id_column(ids, len(labels))
     flagged = _class_issues(labels, pred_probs, filter_by, **kwargs)
@@ -110,7 +110,8 @@ def _class_issues(labels, pred_probs, filter_by, frac_noise=1., num_to_remove_pe
                          "one per class")
 
     flagged = np.zeros(labels.shape, dtype=bool)
-    # cleanlab raises for a class that no item has, or that all have
+    # cleanlab raises for a class that no item has, or that all have; and it would fork `n_jobs`
+    # processes, with no limit
     both = np.flatnonzero(labels.any(0) & ~labels.all(0))
     if len(both):
         flagged[:, both] = find_multilabel_issues_per_class(
@@ -130,7 +131,7 @@ def _class_quality(labels, pred_probs, score):
 
 
 def _moving_average(quality, alpha=.8):
-    "cleanlab's aggregate: from the best class to the worst, each weighs `alpha` against the former"
+    "cleanlab's aggregate: from best class to worst, each weighs `alpha`, those before it the rest"
     best_first = -np.sort(-quality, 1)
     total = best_first[:, 0]
     for q in best_first.T[1:]: total = alpha*q + (1 - alpha)*total

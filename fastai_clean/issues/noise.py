@@ -9,9 +9,9 @@ from .checks import check_labels_probs
 from .columns import as_is, names_of
 from .confident import EPS, StreamedIssues, predicted_classes
 
-# Of the model's disagreements: if confident learning counts fewer as errors, it under-counts
+# Share of the model's disagreements: confident learning under-counts if it counts fewer errors
 UNDERCOUNT = .5
-MUCH = .3  # Share of wrong labels from which on the filter that flags most is best
+MUCH = .3  # Share of wrong labels above which the filter that flags most is best
 
 
 def confident_joint(
@@ -33,11 +33,11 @@ def noise_matrix(
     labels: Any,  # Given labels: class indices (n,)
     pred_probs: Any = None,  # Probabilities (n, c)
     *,
-    joint: np.ndarray | None = None,  # `confident_joint` (c, c) of them, if it is there already
+    joint: np.ndarray | None = None,  # Their `confident_joint` (c, c), if it is known already
 ) -> np.ndarray:  # (c, c), columns sum to 1
     "Estimated P(given label = row | true label = column); cleanlab's `noise_matrix`"
     joint = _joint(labels, pred_probs, joint)
-    # Floats, as the counts of a true label may add up to 0
+    # A tiny float instead of 0, since the counts of a true label may add up to 0
     rates = joint/joint.sum(0).clip(1e-100)
     clipped = rates.clip(0, .9999)
     np.fill_diagonal(clipped, rates.diagonal())
@@ -48,7 +48,7 @@ def noise_rate(
     labels: Any,  # Given labels: class indices (n,)
     pred_probs: Any = None,  # Probabilities (n, c)
     *,
-    joint: np.ndarray | None = None,  # `confident_joint` (c, c) of them, if it is there already
+    joint: np.ndarray | None = None,  # Their `confident_joint` (c, c), if it is known already
 ) -> float:
     """Estimated share of wrong labels, 0 to 1: the mass off the diagonal of the joint of given and
     true labels.
@@ -74,7 +74,7 @@ def class_health(
     labels: Any,  # Given labels: class indices (n,)
     pred_probs: Any = None,  # Probabilities (n, c)
     *,
-    joint: np.ndarray | None = None,  # `confident_joint` (c, c) of them, if it is there already
+    joint: np.ndarray | None = None,  # Their `confident_joint` (c, c), if it is known already
     vocab: Sequence | None = None,  # Names of the c classes; None: their indices
 ) -> pd.DataFrame:  # c rows, the worst class first
     """cleanlab's `rank_classes_by_label_quality`, indexed by class: `items` labelled so;
@@ -144,19 +144,18 @@ def advise_filter(
     labels: Any,  # Given labels: class indices (n,)
     pred_probs: Any,  # Probabilities (n, c), out-of-fold if the model was trained on these labels
     *,
-    joint: np.ndarray | None = None,  # `confident_joint` (c, c) of them, if it is there already
+    joint: np.ndarray | None = None,  # Their `confident_joint` (c, c), if it is known already
 ) -> Advice:
-    """The filter of `FILTERS` that likely flags with the best F1, by how many of the model's
-    disagreements with the labels confident learning counts as errors.
+    """The filter of `FILTERS` that is likely to flag with the best F1, chosen by how many of the
+    model's disagreements with the labels confident learning counts as errors.
 
-    If fewer than half, it under-counts, as it does with the errors of people if the model is good
-    (CIFAR-10N): `predicted_neq_given` is best. Else, as with random noise or a weak model, `both`
-    is best while it estimates less than 30 % wrong, and `prune_by_class` beyond. A rule of thumb,
-    made from 30 measured cases (errors of people and planted ones, 5 to 42 %, images, digits and
+    If it counts fewer than half, it under-counts, as it does with human errors if the model is good
+    (CIFAR-10N): `predicted_neq_given` is best. Otherwise, as with random noise or a weak model,
+    `both` is best while it estimates less than 30 % wrong, and `prune_by_class` beyond. A rule of
+    thumb, made from 30 measured cases (human and planted errors, 5 to 42 %, images, digits and
     tweets, weak and strong models): on these its choice is .007 of F1 below the best filter on
-    average and .05 at most, the default .031 and .07. It cannot tell the errors of people from
-    random ones if the model is weak. Raises ValueError or TypeError as `check_labels_probs`
-    does."""
+    average and .05 at most, the default .031 and .07. It cannot tell human errors from random ones
+    if the model is weak. Raises ValueError or TypeError as `check_labels_probs` does."""
     labels, pred_probs = check_labels_probs(labels, pred_probs)
     rate = noise_rate(labels, pred_probs, joint=joint)
     disagreement = float(np.mean(predicted_classes(pred_probs) != labels))
@@ -164,8 +163,8 @@ def advise_filter(
              f'disagrees with {disagreement:.1%}')
     if rate < UNDERCOUNT*disagreement:
         return Advice('predicted_neq_given', f'{found}: it under-counts, as it does if a good '
-                      'model meets the errors of people, and the disagreements themselves find '
-                      'most', rate, disagreement)
+                      'model meets human errors, and the disagreements themselves find most',
+                      rate, disagreement)
     if rate < MUCH:
         return Advice('both', f'{found}: with random errors, or a model that is often wrong '
                       'itself, the strictest filter is the most precise', rate, disagreement)

@@ -16,8 +16,8 @@ def prune_counts(
     """How many items of each pair to flag, and on the diagonal to keep, as cleanlab's
     `find_label_issues` counts them.
 
-    What a class lacks of `min_examples` is taken evenly from its pairs, then `1 - frac_noise` of
-    each pair."""
+    If fewer than `min_examples` of a class would be kept, its pairs give up the difference evenly.
+    Then every pair gives up the share `1 - frac_noise`."""
     prune = joint.T
     keep = np.maximum(prune.diagonal(), min_examples)
     pairs = np.maximum(np.count_nonzero(prune, axis=0) - 1., 1.)
@@ -31,7 +31,7 @@ def prune_counts(
     prune = less.astype(int, order='C')
     if num_to_remove is None: return prune
 
-    # A class without estimated errors divides 0 by 0: nothing of it is flagged
+    # A class without estimated errors divides 0 by 0: none of its items is flagged
     with np.errstate(divide='ignore', invalid='ignore'):
         share = prune/prune.sum(1)
         wrong = share.sum(1) - share.diagonal()
@@ -51,7 +51,7 @@ def round_rows(
     total = x.sum(1).round()
     for i in np.flatnonzero(res.sum(1) != total):
         while off := int(total[i] - res[i].sum()):
-            # Not stable, since that is cleanlab's: equal remainders must be rounded as it does
+            # Not a stable sort, as in cleanlab: equal remainders must be rounded as it rounds them
             order = np.argsort(x[i] - res[i])
             res[i, order[:-off] if off < 0 else order[::-1][:off]] += np.sign(off)
     return res.astype(int)
@@ -61,7 +61,7 @@ def lowest(
     values: np.ndarray,  # Numbers (n,)
     num: int,  # How many
 ) -> np.ndarray:  # Boolean mask (n,)
-    "The `num` lowest of `values`, of equal ones the first"
+    "The `num` lowest of `values`; of equal ones, the first"
     mask = np.zeros(len(values), dtype=bool)
     if num > 0: mask[np.argsort(values, kind='stable')[:num]] = True
     return mask
@@ -70,7 +70,7 @@ def lowest(
 def prune_by_class(
     given: np.ndarray,  # Probability of the given label (n,)
     groups: Sequence[np.ndarray],  # Positions of the items of each class, in their order
-    prune: np.ndarray,  # What `prune_counts` gives
+    prune: np.ndarray,  # Result of `prune_counts`
     min_examples: int,  # Classes with no more items than this are not flagged
 ) -> np.ndarray:  # Boolean mask (n,)
     "The items of each class that are least likely to be of it"
@@ -82,11 +82,11 @@ def prune_by_class(
 
 
 def prune_by_noise_rate(
-    values: Callable,  # Function that gives the probabilities at an index of the table (n, c)
+    values: Callable,  # Function from an index of the table (n, c) to the probabilities there
     given: np.ndarray,  # Probability of the given label (n,)
     other: np.ndarray,  # Highest probability of another class (n,)
     groups: Sequence[np.ndarray],  # Positions of the items of each class, in their order
-    prune: np.ndarray,  # What `prune_counts` gives
+    prune: np.ndarray,  # Result of `prune_counts`
     min_examples: int,  # Classes with no more items than this are not flagged
     each: Callable = map,  # Calls a function with every class, maybe in threads
 ) -> np.ndarray:  # Boolean mask (n,)
@@ -97,13 +97,13 @@ def prune_by_noise_rate(
     def prune_class(k):
         idx = groups[k]
         pairs = np.flatnonzero(prune[:, k] > 0)
-        # First only items that another class fits no worse than their own. They come before all
-        # others, so that the others need not be read for a pair that has as many of them to flag
+        # First only items that another class fits at least as well as their own. They rank before
+        # all others, so a pair that finds enough of them need not read the others
         short = flag(k, idx[given[idx] <= other[idx]], pairs[pairs != k], 0)
         flag(k, idx, short, np.inf)
 
     def flag(k, rows, pairs, limit):
-        "Flag items among `rows` for each pair that has enough of them up to `limit`, return others"
+        "Flag items among `rows` for pairs with enough of them up to `limit`; return the others"
         if not len(rows): return pairs
         short = [pairs[:0]]
         width = max(1, BLOCK//len(rows))
@@ -122,8 +122,8 @@ def prune_by_noise_rate(
 
 
 def _lowest_of_rows(values, nums):
-    """The `nums[i]` lowest of each row i of `values` (m, n) as a mask, of equal ones the first, and
-    the last of them (m,), infinity if there are not so many"""
+    """A mask of the `nums[i]` lowest of each row i of `values` (m, n), the first of equal ones; and
+    the highest value among them (m,), infinity if there are fewer"""
     at = np.minimum(nums, values.shape[1]) - 1
     last = np.sort(values)[np.arange(len(nums)), at]
     last[nums > values.shape[1]] = np.inf

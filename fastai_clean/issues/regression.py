@@ -19,13 +19,13 @@ from .columns import (
 )
 
 REGRESSION_SCORES = 'residual', 'outre'
-OUTRE_MAX = 10_000  # Items up to which 'outre' is made
+OUTRE_MAX = 10_000  # Most items that 'outre' is computed for
 
 
 def find_regression_issues(
     targets: Any,  # Given numbers (n,), or (n, k) for k outputs per item
     predictions: Any,  # Predicted numbers, same shape; out-of-fold if trained on these targets
-    score: Score = 'residual',  # What ranks: one of `REGRESSION_SCORES`, or see `label_quality`
+    score: Score = 'residual',  # Ranks items: one of `REGRESSION_SCORES`, or see `label_quality`
     *,
     threshold: float = .05,  # Items are issues below this share of the median quality, 0 to 1
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
@@ -45,9 +45,9 @@ def find_regression_issues(
     items, for which it takes 10 s and 1 GB, growing with n².
 
     If k > 1, each output is scored alone; the quality is exp(-root mean square of the outputs' -log
-    quality). It ranked one wrong output like the minimum and all wrong outputs almost like the
-    mean, each of which is poor at the other. `given` and `predicted` are tuples, `residual` is that
-    of the worst output, and a column `worst_output` names it.
+    quality). It ranked items with one wrong output as well as the minimum does, and items with all
+    outputs wrong almost as well as the mean does; each of these is poor at the other. `given` and
+    `predicted` are tuples, `residual` is that of the worst output, and `worst_output` names it.
 
     Raises ValueError or TypeError for arguments that do not fit.
 

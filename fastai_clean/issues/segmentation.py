@@ -27,26 +27,26 @@ def find_segmentation_issues(
     labels: Any,  # Given masks (n, h, w), integers; those outside 0..c-1 (say 255) have no label
     pred_probs: Any,  # Probabilities (n, c, h, w), out-of-fold if trained on these masks
     *,
-    score: Score = 'softmin',  # What ranks: one of `SEGMENTATION_SCORES`, or see `label_quality`
+    score: Score = 'softmin',  # Ranks items: one of `SEGMENTATION_SCORES`, or see `label_quality`
     ids: Sequence | None = None,  # Stable names of the images (n,); None: their positions
     vocab: Sequence | None = None,  # Names of the c classes; None: their indices
-    min_area: float = .005,  # Share of its labelled pixels above which flagged ones make an issue
-    border: int | None = None,  # Flagged strips up to twice as wide are left out; None: see below
+    min_area: float = .005,  # An issue if more than this share of its labelled pixels is flagged
+    border: int | None = None,  # Flagged strips up to twice as wide do not count; None: see below
 ) -> pd.DataFrame:  # n rows; columns of `find_issues`, and issue_pixels
     """The issue table of masks: every image, the likeliest wrong one first, indexed by its
     position.
 
     `issue_pixels` is the share of the labelled pixels that `segmentation_pixel_issues` flags,
-    `given` and `predicted` the commonest classes of these pixels and `confidence` their mean
+    `given` and `predicted` the most common classes there and `confidence` their mean
     probability of the class predicted there; None and NaN for an image without any. `label_quality`
     is cleanlab's, 0 to 1: Lad and Mueller, "Estimating label quality and errors in semantic
     segmentation data via any model", 2023. `pred_probs` may be a memory map.
 
-    The rule of `is_issue` is this package's own: flags along outlines are the rule even in right
-    masks, so a flagged region counts only if a cross of `border` pixels fits in (a binary opening),
-    by default 1/64 of the shorter side. On generated shapes with objects missing, added, moved or
-    of a wrong class it had F1 .96 to 1.0 at sizes of 48 to 192 pixels, "any pixel flagged" .37 to
-    .50.
+    The rule of `is_issue` is this package's own: pixels along outlines are often flagged even in
+    correct masks, so a flagged region counts only if a cross of `border` pixels fits into it (a
+    binary opening), by default 1/64 of the shorter side. On generated shapes with objects missing,
+    added, moved or of a wrong class it had F1 .96 to 1.0 at sizes of 48 to 192 pixels, "any pixel
+    flagged" .37 to .50.
 
     Raises ValueError or TypeError for arguments that do not fit."""
     labels, pred_probs, labelled = _check_masks(labels, pred_probs, vocab)
@@ -75,7 +75,7 @@ def find_segmentation_issues(
 
     wide = flagged.sum((1, 2))
     if border: wide = np.array([binary_opening(m, iterations=border).sum() for m in flagged])
-    names = objects([*names_of(c, vocab).tolist(), None])  # The last for images without any
+    names = objects([*names_of(c, vocab).tolist(), None])  # None is for images without any
     return worst_first(pd.DataFrame({
         'id': as_is(column), 'given': as_is(names[given]), 'predicted': as_is(names[predicted]),
         'confidence': confidence, 'label_quality': any_score(score, named, labels, pred_probs),
@@ -89,8 +89,8 @@ def segmentation_pixel_issues(
     """The pixels whose label is likely wrong: those that cleanlab's
     `segmentation.filter.find_label_issues` flags.
 
-    Pixels without a label are never flagged, and do not enter the estimate. One image is in work at
-    a time, beside which a pixel takes 14 bytes (cleanlab itself keeps a Python list of them all).
+    Pixels without a label are never flagged, and do not enter the estimate. One image is held at a
+    time, and otherwise 14 bytes per pixel (cleanlab itself keeps a Python list of all pixels).
     Raises ValueError or TypeError for arguments that do not fit."""
     return _pixel_issues(*_check_masks(labels, pred_probs))
 
@@ -158,7 +158,7 @@ def _check_masks(labels, pred_probs, vocab=None):
         given = np.unique(labels[labelled])
         if len(given) < 2:
             raise ValueError(f"labels has values outside 0..{c - 1}, first "
-                             f"{labels[~labelled][0]}, and beside them only {given.tolist()}: "
+                             f"{labels[~labelled][0]}, and otherwise only {given.tolist()}: "
                              f"masks of 0 and 255? Make them class indices 0..{c - 1}")
     return labels, probs, labelled
 

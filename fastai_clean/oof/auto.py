@@ -10,17 +10,17 @@ from .result import oof_of
 
 class AutoFolds:
     """`FeatureHeads` first; the K folds only if the heads agree less with the given labels than the
-    trained model.
+    trained model does.
 
     Both are compared on the validation set: the trained Learner and the mean of the heads, same
     items, same labels. If there is none with labels, or the Learner itself is not trained
     (`oof_preds`), one fold Learner is trained and compared on its fold. `oof.config['mode_reason']`
     says what was found, in a sentence that is also printed if the Learner draws progress bars.
-    Every fit is compared anew: after the first of `fine_tune`'s two, the features may do, and
-    after the second no longer."""
+    Every fit is compared again: the features may be good enough after the first of `fine_tune`'s
+    two fits, and no longer after the second."""
 
     def __init__(self,
-        heads: FeatureHeads,  # The K folds that may be trained are its `folds`
+        heads: FeatureHeads,  # Its `folds` are the K folds that may be trained
     ):
         self.heads = heads
         self.folds = heads.folds
@@ -28,14 +28,14 @@ class AutoFolds:
         self.choice = None
 
     def prepare(self,
-        record: FitRecord,  # That of the fit that begins
-        fit: Callable | None = None,  # The function that trains, if `record` says nothing of it
+        record: FitRecord,  # Record of the fit that begins
+        fit: Callable | None = None,  # The function that trains, if `record` says nothing about it
     ) -> None:
         "As `FeatureHeads.prepare`"
         self.heads.prepare(record, fit)
 
     def follow(self,
-        record: FitRecord | None = None,  # That of a fit that ended; None: finish what is left
+        record: FitRecord | None = None,  # Record of a fit that ended; None: finish what is left
     ) -> None:
         "Compare, repeat the fits on the folds if that is needed, set `learn.oof`"
         if record is not None: self.choice = None

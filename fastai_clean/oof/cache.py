@@ -1,4 +1,4 @@
-"Finished folds and features on disk, each whole or not at all: a run goes on after it was killed"
+"Finished folds and features on disk, each whole or not at all: a killed run can go on"
 import os
 import shutil
 import time
@@ -20,7 +20,7 @@ STALE_SECONDS = 3600
 def cache_folder(
     cache_dir,  # What the user passed
 ) -> Path:
-    """The folder, made if it is not there. Raises TypeError, ValueError or OSError, naming it, if
+    """The folder, made if it does not exist. Raises TypeError, ValueError or OSError, naming it, if
     it cannot be used"""
     if not isinstance(cache_dir, (str, os.PathLike)):
         raise TypeError(f"cache_dir is {cache_dir!r}: pass the path of a folder, or None")
@@ -38,29 +38,29 @@ def cache_folder(
 
 
 class FoldCache:
-    """A folder with what the folds of one run gave: `key` says which run, `fit-0` what its first
-    fit was, `fit-0-fold-2` holds the predictions of the third fold after it. All are written under
-    another name first. Runs that are alike may share the folder at the same time.
+    """A folder with the results of one run's folds: `key` says which run it is, `fit-0` what its
+    first fit was, and `fit-0-fold-2` holds the predictions of the third fold after it. All are
+    written under another name first. Runs that are alike may share the folder at the same time.
 
     Raises ValueError, naming what differs, if the folder is another run's, FileExistsError if it
     holds other files."""
 
     def __init__(self,
-        path,  # The folder; made if it is not there
+        path,  # The folder; made if it does not exist
         run: dict[str, str],  # What the run is, see `run_fingerprint`
     ):
         self.path = cache_folder(path)
         names = [o for o in self.path.iterdir() if not o.name.startswith('.')]
         if names and not (self.path/'key').is_dir():
             raise FileExistsError(f"cache_dir {self.path} holds other files: choose a new folder")
-        # Young ones may be another run's, at work in the same folder
+        # Recent ones may belong to another run that is at work in the same folder
         for o in (*self.path.glob('.fit-*'), *self.path.glob('.key-*')):
             with suppress(FileNotFoundError):
                 if time.time() - o.stat().st_mtime > STALE_SECONDS: shutil.rmtree(o)
         self._agree('key', run)
 
     def _agree(self, name, new, but=()):
-        "Note `new`, or see that what was noted is the same"
+        "Note `new`, or check that what was noted is the same"
         if not (self.path/name).exists(): self._save(name, {}, new)
         with _whole(self.path/name):
             old = dict(load_arrays(self.path/name, KIND, FILE, ())[1]['config'])
@@ -74,8 +74,8 @@ class FoldCache:
             said.append(f'{k} ({a}, now {b})' if max(len(a), len(b)) < 16 else k)
         seed = ''
         if {'weights', 'labels', 'ids'} & {*differs}:
-            seed = (' Seed the script just before it makes the model, and not before its data '
-                    'alone.')
+            seed = (' Seed the script just before it makes the model, and not only before it makes '
+                    'its data.')
         where = '' if name == 'key' else f' in {name.replace("-", " ")}'
         raise ValueError(f"cache_dir {self.path} holds the folds of another run, which differs"
                          f"{where} by {', '.join(said)}: choose a new folder, or delete this "
@@ -85,7 +85,7 @@ class FoldCache:
         meta = dict(vocab=[], ids=[], config=config)
         try: save_arrays(self.path/name, KIND, FILE, arrays, meta)
         except OSError as e:
-            # A run that is alike may have written it meanwhile
+            # A run like this one may have written it meanwhile
             if (self.path/name/FILE).exists(): return
             raise OSError(f"cache_dir {self.path} cannot be written to ({e}): make room there; "
                           "cb.resume(), or the same script run again, goes on") from e
@@ -94,7 +94,7 @@ class FoldCache:
         j: int,  # Number of the fit
         fit: dict[str, str],  # What the fit is, see `fit_fingerprint`
     ) -> None:
-        """Before a fit, of which only its end is not known, see that it is the one whose folds are
+        """Check before a fit, when only its end is unknown, that it is the one whose folds are
         here, and that they are whole"""
         if (self.path/f'fit-{j}').exists(): self._agree(f'fit-{j}', fit, but=('stop_at',))
         for o in self.path.glob(f'fit-{j}-fold-*'):
@@ -104,14 +104,14 @@ class FoldCache:
         j: int,  # Number of the fit
         fit: dict[str, str],  # What the fit is
     ) -> None:
-        "After a fit, note it, or see that it is the one whose folds are here"
+        "After a fit, note it, or check that it is the one whose folds are here"
         self._agree(f'fit-{j}', fit)
 
     def result(self,
         j: int,  # Number of the fit
         i: int,  # Number of the fold, over all repeats
     ) -> FoldResult | None:
-        """What fold `i` gave after fit `j`, or None. Raises FileNotFoundError or ValueError for
+        """The result of fold `i` after fit `j`, or None. Raises FileNotFoundError or ValueError for
         broken files"""
         path = self.path/f'fit-{j}-fold-{i}'
         if not path.exists(): return None
@@ -127,7 +127,7 @@ class FoldCache:
         i: int,  # Number of the fold
         result: FoldResult,
     ) -> None:
-        "Write what fold `i` gave"
+        "Write the result of fold `i`"
         arrays = {'preds': result.preds}
         if result.masks is not None: arrays['masks'] = result.masks
         about = {'of': [j, i], 'values': _hashes(arrays), 'metrics': result.metrics}
@@ -141,7 +141,7 @@ def _hashes(arrays): return {k: fingerprint(v) for k, v in arrays.items()}
 def _whole(path):
     try: yield
     except FileNotFoundError: raise
-    # What reading garbage raises has no end
+    # Reading a damaged file may raise almost anything
     except Exception as e:
         raise ValueError(f"{path} in cache_dir is broken: delete it ({type(e).__name__}: "
                          f"{e})") from e
@@ -149,7 +149,7 @@ def _whole(path):
 
 def save_features(
     folder,  # Folder of the cache
-    key: str,  # Of `features_key`
+    key: str,  # As `features_key` returns it
     features: np.ndarray,  # (n, d) float32
 ) -> None:
     "Write the features, whole or not at all, as .npy and .json in a folder of their own"
@@ -163,7 +163,7 @@ def save_features(
 
 def load_features(
     folder,  # Folder of the cache
-    key: str,  # Of `features_key`
+    key: str,  # As `features_key` returns it
     n: int,  # Number of items
 ) -> np.ndarray | None:
     "The features saved under `key`, or None if there are none or they are not as they were written"

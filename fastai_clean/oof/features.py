@@ -31,15 +31,15 @@ class FeatureHeads:
     one prediction of the training set, and as good as the body, which should be pretrained; one
     with random weights is of no use.
 
-    The body runs once, without augmentation; what `feature_layer` sees, a mean over positions, is
-    a feature. Then K regularised heads (`heads.held_out_heads`) are trained, each without its
-    fold. Nothing of the Learner is changed but its `oof`, nor the global random state.
+    The body runs once, without augmentation; the features are taken at `feature_layer`, averaged
+    over positions. Then K regularised heads (`heads.held_out_heads`) are trained, each without its
+    fold. Only the Learner's `oof` is changed; the global random state is not.
 
     Raises, before anything is trained, TypeError for masks and ValueError if there is no layer to
     take features from, besides what `FoldLearners` raises."""
 
     def __init__(self,
-        folds: FoldLearners,  # Given no fit: their folds, labels and untrained model are used
+        folds: FoldLearners,  # Not fitted: only their folds, labels and model are used
         cache_dir=None,  # Folder to keep features in, found again by inputs and weights; None: none
     ):
         if folds.labels.task not in METRICS:
@@ -55,23 +55,23 @@ class FeatureHeads:
         self.heads = []
 
     def prepare(self,
-        record: FitRecord,  # That of the fit that begins
-        fit: Callable | None = None,  # The function that trains, if `record` says nothing of it
+        record: FitRecord,  # Record of the fit that begins
+        fit: Callable | None = None,  # The function that trains, if `record` says nothing about it
     ) -> None:
-        """See that the labels are those that were split and that the model predicts; raises what
+        """Check that the labels are those that were split and that the model predicts; raises what
         `FoldLearners.prepare` raises"""
         self.folds.prepare(record, fit)
         if self.record is None: self.record = record
 
     def follow(self,
-        record: FitRecord | None = None,  # That of a fit that ended; it changes no feature
+        record: FitRecord | None = None,  # Record of a fit that ended; it changes no feature
     ) -> None:
         "Make the features and the heads if there are none yet, and set `learn.oof`"
         if record is not None: self.folds.note(record)
         if self.result is None:
             bar = _bar(hasattr(self.learn, 'progress'))
             with fold_random(self.folds.seed):
-                # Those of a trained body would know the labels that they are to judge
+                # Features of a trained body would know the labels that they are to judge
                 if self.features is None:
                     self.features = self.features_of(self.record.dls.train, bar)
                 self.result = self._held_out(bar)
@@ -88,7 +88,7 @@ class FeatureHeads:
 
     def features_of(self,
         dl,  # A DataLoader of the Learner
-        tick: Callable = noop,  # Function that takes the share of all work that is done
+        tick: Callable = noop,  # Called with the share of the work that is done
     ) -> np.ndarray:
         """Features (n, d) float32 of the items of `dl`, in their order, by the body as it was
         before the first fit"""
@@ -189,11 +189,11 @@ def feature_layer(
 ) -> tuple[str, nn.Module]:
     """Name and module of the layer at which features are taken.
 
-    Of a Hugging Face classifier that is its encoder, whose last hidden states of the tokens are
-    averaged. Of others it is a linear layer, whose inputs are taken: the first of the last
-    parameter group, the head that `fine_tune` trains while the body is frozen; of a tabular model,
-    which has no body, its first; of a model of one group, its last. Raises ValueError if the model
-    has no linear layer."""
+    For a Hugging Face classifier that is its encoder, and the last hidden states of the tokens are
+    averaged. For other models it is a linear layer, and its inputs are taken: the first one in the
+    last parameter group, the head that `fine_tune` trains while the body is frozen; for a tabular
+    model, which has no body, its first; for a model with one group, its last. Raises ValueError if
+    the model has no linear layer."""
     modules = dict(model.named_modules())
     for name, m in modules.items():
         if hasattr(m, 'base_model_prefix') and getattr(m, 'base_model', m) is not m:
@@ -204,7 +204,7 @@ def feature_layer(
                          "could be its features: use mode='folds'")
 
     groups = list(splitter(model))
-    # A splitter may give parameters alone, of which none is a head
+    # A splitter may return a flat list of parameters, in which there is no head
     split = len(groups) > 1 and not isinstance(groups[0], torch.Tensor)
     last = {id(p) for p in groups[-1]} if split else set()
     for o in linear:
@@ -239,7 +239,7 @@ def _watched(layer, tick):
 
 
 def _bar(show):
-    "Function that takes the share that is done, and draws it"
+    "A function that draws the share of the work that is done"
     if not show: return noop
     bar = progress_bar(range(100), leave=False)
     bar.update(0)

@@ -1,8 +1,8 @@
 """Fingerprints: text that tells one run of folds, one fit and one set of features from others.
 
 A fingerprint is plain: hashes of data and weights, settings as text, versions, and the user's own
-`cache_key`. It does not see the code of functions and classes, nor the values that functions read
-from outside, nor what an object keeps but its `__init__` does not name."""
+`cache_key`. It does not see the code of functions and classes, the values that functions read from
+outside, or attributes that an object's `__init__` does not name."""
 import hashlib
 import os
 import platform
@@ -35,13 +35,13 @@ DEPTH = 12
 _AS_WRITTEN = (bool, int, float, complex, str, bytes, type(None), range, slice, date, re.Pattern,
                Enum, torch.dtype, torch.device)
 _FRAMES = pd.DataFrame, pd.Series, pd.Index
-_RUNNING = {'training', 'do', 'run', 'learn', 'split_idx'}  # Attributes that are no settings
+_RUNNING = {'training', 'do', 'run', 'learn', 'split_idx'}  # Attributes that are not settings
 
 
 def fingerprint(
     o,  # Anything
-    live: tuple = (),  # What training changes, known by its class alone: Learner, model, loaders
-    depth: int = 0,  # How far inside of what was asked for `o` is
+    live: tuple = (),  # What training changes, named by its class only: Learner, model, loaders
+    depth: int = 0,  # How deep `o` is inside what was asked for
 ) -> str:
     """`o` as text, the same in every process for what was made the same way: no addresses, no
     order of sets.
@@ -67,7 +67,7 @@ def fingerprint(
     if hasattr(o, '__qualname__'): return f'{o.__module__}.{o.__qualname__}'
     if isinstance(o, nn.Module): return f'{model_text(o, live, depth)} {_weights(o)}'
     if isinstance(o, Distribution):
-        # Its repr may hide its arguments, as that of Beta, MixUp's, does
+        # Its repr may hide its arguments, as that of MixUp's Beta does
         return f'{type(o).__name__}({of({k: getattr(o, k) for k in o.arg_constraints})})'
     if hasattr(o, 'init_kwargs') and hasattr(o, 'get_vocab'):
         # A slow tokenizer of transformers grows caches while it runs
@@ -101,14 +101,14 @@ def _function_text(f, of):
 
 def _content(cell):
     try: return cell.cell_contents
-    # That of a function that refers to itself may be empty still
+    # The cell of a function that refers to itself may still be empty
     except ValueError: return None
 
 
 def _settings(o, live):
     "Attributes that say how `o` was made, not what it did since, as far as can be told"
     if '__stored_args__' in vars(o): return o.__stored_args__
-    # Most transforms and callbacks do not keep their arguments: what `__init__` names comes near
+    # Most transforms and callbacks do not keep their arguments: the names in `__init__` come close
     own = [vars(c).get('__init__') for c in type(o).__mro__]
     inits = [unwrap(f).__code__ for f in own if isinstance(f, FunctionType)]
     names = {n for c in inits for n in (*c.co_names, *c.co_varnames)} - _RUNNING
@@ -167,7 +167,7 @@ def image_files(
 ) -> list[Path] | None:
     "The image or mask file of each item, or None if it is not made of a file"
     fs = list(tl.tfms.fs)
-    # `PILImage.create` and the like, of which only what goes before is run: nothing is opened
+    # Only what comes before `PILImage.create` and the like is run: nothing is opened
     opens = ['PIL' in f'{getattr(f, "name", "")} {fingerprint(f)}' for f in fs]
     if True not in opens: return None
     k = opens.index(True)
@@ -181,7 +181,7 @@ def image_files(
 
 
 def _inputs(ds):
-    "A hash of the items of `ds` and of the files that they name; None for a data set without"
+    "A hash of the items of `ds` and of the files that they name; None if it has no items"
     items = getattr(ds, 'items', None)
     if items is None or callable(items): return None
     frame = isinstance(items, (pd.DataFrame, pd.Series))
@@ -213,7 +213,7 @@ def run_fingerprint(
 
 def fit_fingerprint(
     record,  # FitRecord with its parts
-    fit=None,  # The function that trains, if `record` says nothing of it
+    fit=None,  # The function that trains, if `record` says nothing about it
 ) -> dict[str, str]:
     "What a fit is as it begins, name -> text: its record, loss, callbacks, loader and transforms"
     (_, loss), *cbs = record.parts
@@ -230,7 +230,7 @@ def fit_fingerprint(
 
 
 def _called(code, doc=None):
-    "The names and constants in a function: with what which fits are called, if not in what order"
+    "The names and constants in a function: which fits it calls, and with what, but not the order"
     if code is None: return ()
     inner = [_called(o) for o in code.co_consts if hasattr(o, 'co_names')]
     values = [o for o in code.co_consts if not hasattr(o, 'co_names') and o != doc]
@@ -265,8 +265,8 @@ def features_key(
     """A hash of what features are made of: the model with its weights, `layer`, the callbacks,
     versions and what is read, whatever the labels.
 
-    Of images in files that is their names, sizes, times of change and the first batch, which shows
-    the transforms; of anything else every batch, loaded without the model."""
+    For images in files, what is read is their names, sizes, times of change and the first batch,
+    which shows the transforms; for anything else every batch, loaded without the model."""
     ds = dl.dataset
     files = image_files(ds.tls[0]) if isinstance(ds, Datasets) else None
     batches = dl

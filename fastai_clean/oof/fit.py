@@ -31,7 +31,7 @@ _CONFIG = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
 
 
 def _shapes_training(cb, leave_out):
-    """Whether folds need `cb`: anything but progress bars, loggers, trackers and what says
+    """Whether folds need `cb`: anything but progress bars, loggers, trackers and callbacks with
     `in_folds = False`"""
     cls = cb if isinstance(cb, type) else type(cb)
     if not getattr(cls, 'in_folds', True) or issubclass(cls, leave_out): return False
@@ -48,9 +48,9 @@ def _is_clear(opt):
 def was_trained(
     learn: Learner,
 ) -> bool:
-    """Whether a fit of `learn` shows: in what the last one recorded, in a schedule it kept or in
-    the optimizer's averages. Validation, prediction and `lr_find` leave none of these. Weights
-    that were loaded show nothing."""
+    """Whether `learn` shows traces of a fit: what the last one recorded, a schedule that it kept,
+    or the optimizer's averages. Validation, prediction and `lr_find` leave none of these. Weights
+    that were loaded leave no trace."""
     recorded = len(getattr(learn, 'final_record', ())) == 2 + len(learn.metrics)
     scheduled = hasattr(getattr(learn, 'recorder', None), 'hps')
     return recorded or scheduled or (learn.opt is not None and not _is_clear(learn.opt))
@@ -75,8 +75,8 @@ def _groups(learn):
 
 def copy_model(
     model: nn.Module,
-    keep: Iterable = (),  # What its hooks may refer to and must not be copied: Learner, callbacks
-    hooks: Iterable[int] = (),  # Ids of hooks that the copy is to be without
+    keep: Iterable = (),  # What hooks refer to and must not be copied: Learner, callbacks
+    hooks: Iterable[int] = (),  # Ids of hooks that the copy must not have
 ) -> nn.Module:
     "A deep copy of `model`, even if it keeps computed tensors: AWD_LSTM and models with hooks do"
     res = copy.deepcopy(model, detached([vars(m) for m in model.modules()],
@@ -127,7 +127,7 @@ class _StandIn:
 
 
 class FitRecord:
-    """What a Learner is when a fit begins, after its callbacks' `before_fit`: all that fold
+    """The state of a Learner when a fit begins, after its callbacks' `before_fit`: all that fold
     Learners need to repeat the fit.
 
     It can be pickled: the user's Learner, model and optimizer then stay behind."""
@@ -210,7 +210,7 @@ class InFold(Callback):
     fitted = fitting = False
 
     def __init__(self,
-        tick: Callable,  # Function that takes the share of the fit that is done, 0 to 1
+        tick: Callable,  # Called with the share of the fit that is done, 0 to 1
         stop_at: float | None = None,  # Share of the fit after which the user's Learner stopped
     ):
         self.tick = tick
@@ -229,7 +229,7 @@ class InFold(Callback):
         if self.fitting and not hasattr(self.learn, 'gather_preds'): raise CancelValidException
 
     def after_batch(self):
-        "Tell how far the fit is, and end it where the user's Learner ended"
+        "Report how far the fit is, and end it where the user's Learner ended"
         if not self.learn.training: return
         self.tick(self.pct_train)
         if self.stop_at is None: return
@@ -259,6 +259,7 @@ class FoldLearner:
         new.model = model
         new.opt = new.loss_func = new.metrics = None
         new.cbs = L()
+        # fastprogress writes bars to stdout even if that is piped
         new.logger = noop
         new.create_mbar = False
         new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
@@ -293,7 +294,7 @@ class FoldLearner:
         if record.opt_at is not None: self._set_up_opt(record)
 
         memo = record.filled(learn)
-        # A callback that an earlier fit had too goes on: its copy is the twin of then
+        # A callback that an earlier fit had too goes on: its copy is the twin from then
         memo.update({id(o): self.twins[i] for i, o in record.parts if i in self.twins})
         twins = [copy.deepcopy(template, memo) for _, template in record.parts]
         self.twins.update({i: twin for (i, _), twin in zip(record.parts, twins)})
@@ -310,9 +311,9 @@ class FoldLearner:
             learn.create_opt()
             self.opt_of = record.opt_at
             if _groups(learn) != record.groups:
-                raise ValueError("splitter gives other parameters for a copy of the model than for "
-                                 "the model itself: it must split the parameters of the model that "
-                                 "it is given")
+                raise ValueError("splitter returns other parameters for a copy of the model than "
+                                 "for the model itself: it must split the parameters of the model "
+                                 "that it is given")
         elif record.clear: learn.opt.clear_state()
         for p, grad in zip(params, record.requires_grad): p.requires_grad_(grad)
         learn.opt.frozen_idx = record.frozen_idx
@@ -321,7 +322,7 @@ class FoldLearner:
     def repeat(self,
         record: FitRecord,
     ) -> None:
-        "The fit of `record`, once more"
+        "Repeat the fit of `record`"
         names = [o for o in ('lr', 'wd') if o in record.hypers[0]]
         hypers = {}
         for o in names: hypers[o] = [h[o] for h in record.hypers]

@@ -26,12 +26,12 @@ class FoldLearners:
     """K copies of a Learner, each with its own model, optimizer, DataLoaders, callbacks and random
     numbers, that repeat its fits on all training items but their fold, and predict that fold.
 
-    Nothing of the Learner is changed but its `oof`, nor the global random state. Raises TypeError
-    or ValueError, before anything is trained, for a Learner whose labels cannot be checked this
-    way, and for a `cache_dir` of another run."""
+    Only the Learner's `oof` is changed; the global random state is not. Raises TypeError or
+    ValueError, before anything is trained, for a Learner whose labels cannot be checked this way,
+    and for a `cache_dir` of another run."""
 
     def __init__(self,
-        record: FitRecord,  # That of the first fit: the Learner as it is before training
+        record: FitRecord,  # Record of the first fit: the Learner as it is before training
         options: FoldOptions,  # How the folds are made, trained and kept
     ):
         learn = record.learn
@@ -67,7 +67,7 @@ class FoldLearners:
     def _random(self, *keys): return fold_random(self.seed, *keys)
 
     def _fold_numbers(self):
-        "For each repeat the fold numbers (n,)"
+        "The fold numbers (n,) of each repeat"
         targets = self.labels.targets
         # Masks are known only once they are loaded: their folds are not stratified
         if targets is None: targets = np.zeros(len(self.record.dls.train_ds), dtype=np.int64)
@@ -77,10 +77,10 @@ class FoldLearners:
     def _new_fold(self): return FoldLearner(self.learn, copy_model(self.snapshot), self.leave_out)
 
     def prepare(self,
-        record: FitRecord,  # That of the fit that begins
-        fit: Callable | None = None,  # The function that trains, if `record` says nothing of it
+        record: FitRecord,  # Record of the fit that begins
+        fit: Callable | None = None,  # The function that trains, if `record` says nothing about it
     ) -> None:
-        """Copy what the folds need of a fit before it changes, and see that a fold Learner can be
+        """Copy what the folds need of a fit before it changes, and check that a fold Learner can be
         built and predicts.
 
         Raises ValueError if the training set is no longer the one that was split or the outputs
@@ -88,8 +88,8 @@ class FoldLearners:
         with self._random():
             same = not self.fits or record.dls is self.fits[-1].dls
             if not same and not self._same_labels(record.dls.train):
-                raise ValueError("learn.dls has other training labels than in the fit before: make "
-                                 "a new Learner and a new callback for them")
+                raise ValueError("learn.dls has other training labels than in the last fit: make a "
+                                 "new Learner and a new callback for them")
             record.copy_parts(self.leave_out, self.originals)
             if self.cache:
                 record.described = fit_fingerprint(record, fit)
@@ -107,7 +107,7 @@ class FoldLearners:
             wanted = self.labels.task
             if self.labels.c is not None: wanted += f' with {self.labels.c} outputs'
             raise ValueError(f"a fold Learner fails on its first batch, {type(e).__name__}: "
-                             f"{str(e)[:200]}; see that model, loss and targets fit the task: "
+                             f"{str(e)[:200]}; check that model, loss and targets fit the task: "
                              f"{wanted}") from e
 
     def _same_labels(self, dl):
@@ -116,15 +116,15 @@ class FoldLearners:
         return targets is None or np.array_equal(targets, self.labels.targets)
 
     def follow(self,
-        record: FitRecord | None = None,  # That of a fit that ended; None: finish what is left
+        record: FitRecord | None = None,  # Record of a fit that ended; None: finish what is left
     ) -> None:
-        """Repeat on each fold Learner the fits it has not seen, predict the folds, set `learn.oof`
+        """Repeat on each fold Learner the fits it has not had, predict the folds, set `learn.oof`
         fold by fold"""
         if record is not None: self.note(record)
         self._finish(self.fits)
 
     def note(self,
-        record: FitRecord,  # That of a fit that ended
+        record: FitRecord,  # Record of a fit that ended
     ) -> None:
         "Note a fit, which `follow()` is to repeat, and forget the results of the one before"
         self.fits.append(record)
@@ -149,14 +149,15 @@ class FoldLearners:
                 self.cache.note_fit(k, {**o.described, 'stop_at': repr(o.stop_at)})
             found = self._take_kept(j, n)
             if found and shown:
-                print(f"{found} of {n} folds are those of {self.cache.path}; if code of functions "
-                      "or classes changed since, which it does not notice, pass another cache_key=")
+                print(f"{found} of {n} folds are those of {self.cache.path}; if the code of "
+                      "functions or classes has changed since, which the cache does not see, pass "
+                      "another cache_key=")
         left = [i for i in range(n) if i not in self.results]
         if left and self.options.n_jobs != 1: return self._finish_elsewhere(left, fits, fit)
 
         for i, tick in fold_bar(n, shown):
             if i not in left: continue
-            # A fold that is not there repeats all fits: it was interrupted, or its results kept
+            # A fold Learner that was interrupted, or whose results were cached, repeats all fits
             fold = self.folds.pop(i, None) or self._new_fold()
             job = self._job(i, fold, fits, fit)
             self._take(i, job.run(tick))
@@ -191,7 +192,7 @@ class FoldLearners:
                        self.options.average == 'epochs')
 
     def _take(self, i, result):
-        "Set `learn.oof` to what is known with the result of fold `i`; other folds' items are NaN"
+        "Set `learn.oof` to the results so far, with that of fold `i`; items of other folds are NaN"
         self.results[i] = result
         probs = None
         masks = None

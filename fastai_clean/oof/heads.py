@@ -43,15 +43,15 @@ def held_out_heads(
     fold: np.ndarray,  # Fold numbers (n,)
     task: str,  # 'classification', 'multilabel' or 'regression'
     c: int,  # Number of columns to predict
-    seed: int,  # Seed of what is drawn to choose the penalties
+    seed: int,  # Seed for drawing the items that choose the penalties
 ) -> Iterator[tuple[int, Head]]:
     """Yield, fold by fold, its number and the `Head` trained on the other folds, which knows
-    nothing of its targets.
+    nothing about its targets.
 
     Multinomial logistic regression, logistic regression for each label, or ridge regression, by
-    L-BFGS. Its penalty is the strongest that the next one does not beat by more than a standard
-    error, on a part of those other folds: the one-standard-error rule of Breiman et al., 1984,
-    which suits wrong labels, since weak penalties fit them."""
+    L-BFGS. Its penalty is the strongest one that the next weaker one does not beat by more than a
+    standard error, on a part of those other folds: the one-standard-error rule of Breiman et al.,
+    1984, which suits wrong labels, since weak penalties fit them."""
     n_folds = int(fold.max()) + 1
     for k in range(n_folds):
         train = np.flatnonzero(fold != k)
@@ -114,13 +114,13 @@ def _penalty(x, y, inner, task, c, seed):
             if gain.mean() <= gain.std()/len(gain)**.5: break
         best = penalty
         before = losses
-    # More items need less of it
+    # More items need less regularisation
     return best*len(xs)/len(x)
 
 
 def _losses(out, y, task):
-    """Loss of each item (n,), of several labels or numbers their sum, so that each gets what it
-    would get alone"""
+    """Loss of each item (n,), summed over several labels or numbers, so that each is fitted as it
+    would be alone"""
     if task == 'classification': return F.cross_entropy(out, y, reduction='none')
     if task == 'multilabel':
         return F.binary_cross_entropy_with_logits(out, y.float(), reduction='none').sum(1)
@@ -128,7 +128,7 @@ def _losses(out, y, task):
 
 
 def _start(y, d, task, c):
-    "Weights 0, and intercepts that say how frequent each class is"
+    "Weights 0, and intercepts that predict how frequent each class is"
     w = torch.zeros(d + 1, c, device=y.device)
     if task == 'classification':
         w[-1] = ((torch.bincount(y, minlength=c) + 1)/(len(y) + c)).log()
@@ -137,8 +137,8 @@ def _start(y, d, task, c):
 
 
 def _fit(x, y, penalty, task, start, tol=1e-3):
-    """Weights (d + 1, c) that minimise the mean loss and `penalty`/2 of their squares, intercepts
-    apart, from `start` on"""
+    """Weights (d + 1, c) that minimise the mean loss plus `penalty`/2 times their squares (without
+    the intercepts), starting at `start`"""
     w = start.clone().requires_grad_()
     opt = torch.optim.LBFGS([w], max_iter=100, history_size=10, tolerance_change=tol,
                             line_search_fn='strong_wolfe')

@@ -27,7 +27,7 @@ def fold_random(
 
 @dataclass
 class FoldResult:
-    """What is known of the m items of a fold: `preds` as in `OutOfFold`, `masks` (m, h, w) or None,
+    """The result for the m items of a fold: `preds` as in `OutOfFold`, `masks` (m, h, w) or None,
     `metrics` by name"""
     preds: np.ndarray
     masks: np.ndarray | None = None
@@ -45,7 +45,7 @@ class Predicts:
     metrics: list
 
     def __call__(self, learn, dl, metrics=()) -> Predicted:
-        # A fit with `start_epoch` leaves it on the Learner, where it would skip the prediction too
+        # A fit with `start_epoch` leaves this callback behind, which would skip the prediction too
         learn.remove_cbs(SkipToEpoch)
         return predict(learn, dl, self.act, self.c, self.task, n=self.n, tta=self.tta,
                        metrics=metrics)
@@ -65,7 +65,7 @@ class EachEpoch(Callback):
         self.predicts = predicts
 
     def before_fit(self):
-        "Another fit of the same function may follow: its epochs count, not those before"
+        "Another fit of the same function may follow: then only its epochs count"
         self._new = True
 
     def before_train(self):
@@ -112,8 +112,8 @@ class EachEpoch(Callback):
 @dataclass
 class FoldJob:
     """All that one fold needs, in this process or in another one. It can be pickled, and holds
-    nothing of the user's Learner but its data. `run` gives the FoldResult."""
-    fold: FoldLearner  # As far as it has come; what is still to be done of `fits` is done by `run`
+    nothing of the user's Learner but its data. `run` returns the FoldResult."""
+    fold: FoldLearner  # As far as it has come; `run` does what is left of `fits`
     fits: list[FitRecord]
     fit: Callable | None  # A function that trains, instead of `fits`
     held_out: np.ndarray
@@ -128,7 +128,7 @@ class FoldJob:
         return self.fit is None
 
     def run(self,
-        tick: Callable = noop,  # Function that takes the share of a fit that is done, 0 to 1
+        tick: Callable = noop,  # Called with the share of a fit that is done, 0 to 1
     ) -> FoldResult:
         "Train on what is not held out, as far as that is still to be done, and predict the rest"
         fold = self.fold

@@ -2,7 +2,7 @@
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,9 +23,9 @@ class FoldOptions:
     """How the folds are made, trained, kept and averaged: what `ConfidentLearningCallback` and
     `Learner.oof_preds` take.
 
-    Raises TypeError or ValueError, naming the option, for a value that means nothing. What only
-    the data can tell is checked by `fold_numbers` (`n_folds`, `splits`) and `infer_act` (`act`),
-    before anything is trained."""
+    Raises TypeError or ValueError, naming the option, for an invalid value. What depends on the
+    data is checked by `fold_numbers` (`n_folds`, `splits`) and `infer_act` (`act`), before anything
+    is trained."""
     n_folds: int = 5  # Number of folds
     splits: Any = None  # Fold numbers or group ids (n,), a scikit-learn splitter; None: stratified
     seed: int = 42  # Seed of the folds and of the fold Learners' random numbers
@@ -33,13 +33,13 @@ class FoldOptions:
     # Callback classes that folds leave out, besides progress bars, loggers and trackers
     leave_out: type | Sequence[type] = ()
     tta: str | None = None  # 'flip': mean over each held-out image and its mirror image
-    n_jobs: int = 1  # Processes that train folds; 1: this one alone, -1: one per core
+    n_jobs: int = 1  # Processes that train folds; 1: only this one, -1: one per core
     # Folder in which finished folds are kept; None: nowhere
     cache_dir: str | os.PathLike | None = None
     n_repeats: int = 1  # Runs, each with the next seed, whose probabilities are averaged
     # 'epochs': mean of the predictions after each epoch of the last fit; for long fits
     average: str | None = None
-    # 'features': heads on the untrained model's features; 'auto': those if they are good enough
+    # 'features': heads on the untrained model's features; 'auto': these if they are good enough
     mode: str = 'folds'
     # Your text or number in the cache's key: change it when code that the cache cannot see changes
     cache_key: str | float | None = None
@@ -63,8 +63,8 @@ class FoldOptions:
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}: choose 'folds', 'features' or 'auto'")
         if self.mode != 'folds' and self.tta is not None:
-            raise ValueError(f"tta is {self.tta!r}, which features do not know: pass tta=None or "
-                             "mode='folds'")
+            raise ValueError(f"tta is {self.tta!r}, which features do not support: pass tta=None "
+                             "or mode='folds'")
         if self.mode != 'folds' and self.average is not None:
             raise ValueError(f"average is {self.average!r}, but features have no epochs: pass "
                              "average=None or mode='folds'")
@@ -75,6 +75,20 @@ class FoldOptions:
         self.n_repeats = int(self.n_repeats)
         self.n_jobs = int(n_jobs)
         self.leave_out = tuple(L(self.leave_out))
+
+
+def fold_options(*args, **kwargs) -> FoldOptions:
+    """What a user passed, as `FoldOptions`. Raises TypeError for a mistyped option, listing all,
+    and ValueError for a `cache_key` without a `cache_dir`."""
+    names = [o.name for o in fields(FoldOptions)]
+    for o in kwargs:
+        if o not in names:
+            raise TypeError(f"there is no option {o!r}: choose from {', '.join(names)}")
+    options = FoldOptions(*args, **kwargs)
+    if options.cache_key is not None and options.cache_dir is None:
+        raise ValueError(f"cache_key is {options.cache_key!r}, but there is no cache: pass "
+                         "cache_dir= too")
+    return options
 
 
 def takes_options(
@@ -99,7 +113,7 @@ def make_engine(
     """What follows the fits of a Learner and sets its `oof`.
 
     Raises what that raises, and ValueError if this is one of several processes that train together
-    and an option needs it to be alone."""
+    and an option works in a single process only."""
     check_one_process(options.n_jobs, options.cache_dir)
     if options.mode == 'folds': return FoldLearners(record, options)
 

@@ -13,7 +13,7 @@ from ..issues.checks import TASKS, check_labels_probs
 
 
 class OutOfFold:
-    """Out-of-fold predictions: row i is what a model that never saw item i says of it.
+    """Out-of-fold predictions: row i is what a model that never saw item i says about it.
 
     >>> oof = OutOfFold([[.9, .1], [.2, .8]], [0, 0], ids=['a.png', 'b.png'], vocab=['cat', 'dog'])
     >>> oof
@@ -115,13 +115,13 @@ class OutOfFold:
         path: str | Path,  # Folder that `save` made
         mmap_mode: str | None = None,  # 'r' leaves the probabilities on disk; None reads them
     ) -> OutOfFold:
-        """Read what `save` wrote. Raises FileNotFoundError or ValueError that name what is missing
-        or does not fit"""
+        """Read what `save` wrote. Raises a FileNotFoundError or ValueError that names what is
+        missing or does not fit"""
         if mmap_mode not in (None, 'r'):
             raise ValueError(f"mmap_mode is {mmap_mode!r}: pass 'r' or None")
         mapped = ('pred_probs',) if mmap_mode else ()
         arrays, meta = load_arrays(path, 'OutOfFold', 'oof.json', _ARRAYS, mapped)
-        # Version 0.1 knew no other task, and noted none
+        # Version 0.1 had only this task, and did not save it
         return cls(**arrays, ids=meta['ids'], vocab=meta['vocab'], config=meta['config'],
                    task=meta.get('task', 'classification'))
 
@@ -134,7 +134,7 @@ def _plain(o):
 
 _NDIMS = {'regression': (1, 2), 'segmentation': (4,)}
 _ARRAYS = 'pred_probs', 'targets', 'fold'
-# Beside the Learners, since `learn.export()` pickles whatever is on one
+# Kept beside the Learners, since `learn.export()` pickles whatever is on one
 _oofs: WeakKeyDictionary[Learner, OutOfFold] = WeakKeyDictionary()
 
 

@@ -28,18 +28,18 @@ def dumps(
 ) -> bytes:
     """`o` as bytes for another process, by cloudpickle: lambdas and what a script or notebook
     defines travel too"""
-    # Through torch.save, since tensors that share memory still do so afterwards, which tensors
-    # that are pickled one by one do not
+    # Through torch.save, which keeps memory shared between tensors; pickling them one by one
+    # would copy it
     file = io.BytesIO()
     torch.save(o, file, pickle_module=cloudpickle, pickle_protocol=5)
     return file.getvalue()
 
 
 def loads(
-    data: bytes,  # What `dumps` gave
-    device: torch.device | None = None,  # The GPU for what was on one; None: the same as it was
+    data: bytes,  # What `dumps` returned
+    device: torch.device | None = None,  # The GPU for what was on one; None: the same one
 ):
-    "What `dumps` was given, in this process. Not for files: it runs what it is told to"
+    "What `dumps` was given, in this process. Not for files: it runs any code that they hold"
     def place(storage, location): return storage if location == 'cpu' else storage.to(device)
     return torch.load(io.BytesIO(data), None if device is None else place, weights_only=False)
 
@@ -88,7 +88,7 @@ def _device(i):
 
 
 def _move(job, device):
-    "If the user's data goes to a GPU, have the fold's go to its own"
+    "If the user's data goes to a GPU, send the fold's data to the fold's own"
     torch.cuda.set_device(device)
     for record in job.fits:
         for dl in record.dls.loaders:
@@ -96,12 +96,12 @@ def _move(job, device):
 
 
 def run_jobs(
-    jobs: dict[int, Callable],  # Fold -> function that gives its `dumps`, called when it can start
+    jobs: dict[int, Callable],  # Fold -> function for its `dumps`, called when it can start
     n_jobs: int,  # Processes, as joblib counts them: -1 for one per core
 ) -> Iterator[tuple]:
     """Each fold as it ends, in the order of ending: its number, FoldResult, FoldLearner as bytes.
 
-    What a killed process was at is done once more. Raises what a fold raises, and RuntimeError if
+    The work of a killed process is done again. Raises what a fold raises, and RuntimeError if
     processes are lost again and again."""
     left = list(jobs)
     lost = 0
@@ -114,7 +114,7 @@ def run_jobs(
                 if not {o.__name__ for o in type(e).__mro__} & _LOST: raise
                 if lost < TRIES: break
                 raise RuntimeError(f"folds {left} were lost {lost} times, since their processes "
-                                   "ended: see that there is memory for n_jobs of them, or use "
+                                   "ended: check that there is memory for n_jobs of them, or use "
                                    "fewer") from e
             if isinstance(res, BaseException):
                 raise res from RuntimeError(f'fold {i} in another process:\n{rest[0]}')
@@ -125,7 +125,7 @@ def run_jobs(
 
 
 def _ended(jobs, left, n_jobs):
-    "What `run_job` gives of each fold"
+    "The results of `run_job`, fold by fold"
     settings = [get() for get, _ in _SETTINGS]
     backend = get_active_backend()[0]
     if n_jobs > 0: n_jobs = min(n_jobs, max(2, len(left)))

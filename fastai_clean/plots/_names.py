@@ -18,9 +18,9 @@ PLAIN: dict[str, Any] = dict(parse_math=False, usetex=False)
 def drawable(
     text,  # Anything; its `str` is taken
 ) -> str:
-    """`text` as the font in use can draw it. Format characters, which turn or join what follows
-    them, are left out. Tabs become spaces. Control characters, halves of surrogate pairs and what
-    the font does not have become a replacement mark."""
+    """`text` as the font in use can draw it. Format characters, which reorder or join what follows
+    them, are left out. Tabs become spaces. Control characters, halves of surrogate pairs and
+    characters that the font does not have become a replacement mark."""
     known = _font_characters()
     mark = '\ufffd' if 0xfffd in known else '?'
 
@@ -50,7 +50,7 @@ def class_names(
 
 
 def first_classes(
-    badness: ArrayLike,  # (c,) numbers, the worst class the largest
+    badness: ArrayLike,  # (c,) numbers, the largest for the worst class
     max_classes: int | None,  # Number of classes to keep; None: all
 ) -> np.ndarray:  # Class indices, the worst first; ties in the order of the classes
     "The classes that a picture has room for. Raises ValueError if max_classes < 1"

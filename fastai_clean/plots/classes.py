@@ -22,7 +22,7 @@ def plot_quality(
     thresholds: ArrayLike | None = None,  # Confident learning's, of each class (c,); NaN: none
     max_classes: int | None = 12,  # Classes to show, those with most issues; None: all
     bins: int = 40,  # Bins from 0 to 1, or over the range of other scores
-    ncols: int | None = None,  # Columns of the grid; None: as square as it gets
+    ncols: int | None = None,  # Columns of the grid; None: as square as possible
     figsize: Size | None = None,  # Inches (width, height); None: by the grid
 ) -> np.ndarray:  # Axes, one per class shown, in the order of the classes
     """Histograms of the label quality scores of each given class, the issues at the bottom in a
@@ -186,6 +186,6 @@ def _draw_histogram(ax, counts, edges, threshold, log):
     ax.set_xlim(edges[0], edges[-1])
     if log:
         ax.set_yscale('log', nonpositive='clip')
-        # A bar of 1 begins at 1, which would be the bottom of the axis: it would not be seen
+        # A bar of 1 ends at 1, which would be the bottom of the axis: it would be invisible
         ax.set_ylim(bottom=.7)
     ax.tick_params(labelsize=8)

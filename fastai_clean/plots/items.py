@@ -14,7 +14,7 @@ from ._names import PLAIN, drawable
 def plot_items(
     items: Sequence,  # Images (h, w[, 1, 3 or 4]) or texts, Unreadable among either
     titles: Sequence,  # One title per item
-    ncols: int | None = None,  # Columns of the grid; None: as square as it gets, 2 for texts
+    ncols: int | None = None,  # Columns of the grid; None: as square as possible, 2 for texts
     figsize: tuple[float, float] | None = None,  # Inches (width, height); None: by the grid
 ) -> np.ndarray:  # Axes, one per item
     """A grid of images or texts under their titles. Text is drawn as text: never read as markup or

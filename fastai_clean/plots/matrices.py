@@ -20,8 +20,8 @@ def plot_matrix(
     title: str | None = None,  # Title of the picture
     xlabel: str = '',  # What the columns are
     ylabel: str = '',  # What the rows are
-    fmt: str | None = None,  # Format of the numbers, such as '.1%'; None: by what they are
-    cmap: str | Colormap = 'Blues',  # A name is turned round if its other end suits the background
+    fmt: str | None = None,  # Format of the numbers, such as '.1%'; None: chosen by the values
+    cmap: str | Colormap = 'Blues',  # A named one is reversed if that suits the background better
     max_classes: int | None = 25,  # Classes to show, those with most off the diagonal; None: all
     annotate: bool | None = None,  # Whether to write the numbers; None: if they fit
     figsize: tuple[float, float] | None = None,  # Inches (width, height); None: by the classes
@@ -32,8 +32,8 @@ def plot_matrix(
 
     Colours measure what is off the diagonal, on a scale that leaves small values visible. The
     diagonal, many times larger if most labels are right, is grey, and zeros stay blank. Numbers are
-    counts (12k is 12,000), or percent if the matrix holds probabilities. Raises ValueError if it is
-    not square, finite and non-negative."""
+    counts (12k is 12,000), or per cent if the matrix holds probabilities. Raises ValueError if it
+    is not square, finite and non-negative."""
     m = _check_matrix(matrix)
     names = class_names(vocab, len(m), 'matrix')
     off = m - np.diag(np.diag(m))
@@ -130,7 +130,7 @@ def _draw_ticks(ax, names):
 
 
 def _cell_points(ax, n):
-    """Points that a cell will be high, about: labels and the colour bar take their share of the
+    """The approximate height of a cell in points: labels and the colour bar take their share of the
     figure"""
     w, h = ax.get_position().size*ax.figure.get_size_inches()
     return 72*min(w, h)/n
@@ -138,7 +138,7 @@ def _cell_points(ax, n):
 
 def _draw_numbers(ax, im, m, fmt, annotate):
     room = _cell_points(ax, len(m))/.68
-    # A thousand classes are a million texts, which take minutes to lay out: ask for room first
+    # A thousand classes are a million texts, which take minutes to lay out: check for room first
     if annotate is False or annotate is None and room < 5: return
     number = _number_format(m, fmt)
     texts = {(i, j): number(m[i, j]) for i, j in np.argwhere(m)}

@@ -1,4 +1,4 @@
-"What the decisions of a review make of the data: a new frame, new DataLoaders, a new folder tree"
+"Applying the decisions of a review: a new frame, new DataLoaders, a new folder tree"
 import copy as copies
 import os
 import shutil
@@ -28,7 +28,7 @@ def apply_frame(
     values = objects(df[column])
     ids = df.index if id_column is None else df[id_column]
     keep, new = _plan(session, ids, set, values, 'df')
-    # The frame's own value of a class keeps the type of its column: 3, if the review has '3'
+    # The frame's own value of a class keeps its column's type: 3, even if the review has '3'
     known = {as_text(o): o for o in values[::-1]}
     for i, key in new.items(): values[i] = known.get(key, session.classes[key])
     res = df.copy()
@@ -48,7 +48,8 @@ def apply_dls(
     several = 'set' in session.issues
     found = {*session.issues['set']} if several else {set}
     if not found & {*names}:
-        raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}")
+        raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}: pass "
+                         "the Learner that the issue table was made with, or set=")
 
     res = copies.copy(learn.dls)
     res.loaders = list(learn.dls.loaders)
@@ -59,14 +60,14 @@ def apply_dls(
 
 def _clean_dl(session, learn, i, set):
     "The Learner's DataLoader `i`, relabelled and without the deleted items"
-    # In here, so that a review needs neither torch nor fastai
+    # Imported here, so that a review needs neither torch nor fastai
     from ..data import fewer, ids_of, labels_of, new_dl, view
     from ..data.subsets import relabelled
     dl = learn.dls.loaders[i]
     labels = labels_of(dl)
     if labels.task != 'classification':
-        raise TypeError(f"the Learner's labels are of {labels.task}: decisions are on one class "
-                        "per item")
+        raise TypeError(f"the Learner's labels are of the task {labels.task}: a review needs one "
+                        "class per item")
 
     vocab = range(labels.targets.max() + 1) if labels.vocab is None else labels.vocab
     codes = {as_text(o): (j, o) for j, o in enumerate(vocab)}
@@ -92,13 +93,13 @@ def _plan(session, names, set, labels, what):
     at = {}
     for i, name in enumerate(map(as_text, names)):
         if name in at:
-            raise ValueError(f"{what} has the item {brief(name)} twice: items need ids of their "
-                             "own")
+            raise ValueError(f"{what} has the item {brief(name)} twice: give each item its own "
+                             "id")
         if name in ids: at[name] = i
 
     state = session.current()
     action = {o: state[i]['action'] for o, i in ids.items() if i in state}
-    # Those that were deleted may be gone: what was applied before is the same data
+    # Deleted items may be missing: the result of an earlier call is still the same data
     gone = [o for o in ids if o not in at and action.get(o) != 'delete']
     if gone or (not at and len(names)):
         gone = gone or list(ids)
@@ -113,14 +114,14 @@ def _plan(session, names, set, labels, what):
         if action.get(name) in (None, 'delete'): continue
         if as_text(labels[i]) not in (given[name], new.get(i)):
             raise ValueError(f"{what} gives the item {brief(name)} the label {brief(labels[i])}, "
-                             f"but the issue table {brief(given[name])}: pass the data that the "
-                             "table was made from")
+                             f"but the issue table has {brief(given[name])}: pass the data that "
+                             "the table was made from")
     drop = {i for name, i in at.items() if action.get(name) == 'delete'}
     return [i for i in range(len(names)) if i not in drop], new
 
 
 def _of_set(session, set):
-    "Text of each id of a set (None: of all) -> what the session calls it, and -> its given class"
+    "Text of each id of a set (None: of all) -> the session's id; and the same -> its given class"
     rows = session.issues
     mask = np.ones(len(rows), dtype=bool)
     if set is not None:
@@ -147,13 +148,13 @@ def apply_folder(
     if target.is_symlink() or used:
         raise FileExistsError(f"target {target} exists, and is not an empty folder: choose another")
     if target.resolve().is_relative_to(source) or source.is_relative_to(target.resolve()):
-        raise ValueError(f"target {target} and source {source} lie within each other: choose a "
-                         "target outside")
+        raise ValueError(f"of target {target} and source {source}, one is inside the other: choose "
+                         "a target outside")
 
     files = _places(_finals(session), source)
     with sibling(target) as tmp:
         tmp.mkdir(parents=True)
-        # One by one, so that it fails on a file system that takes two folders' names for one
+        # One by one, so that it fails on a file system that takes two folder names for the same
         parents = [o for place in files for o in reversed(place.parents) if o.parts]
         for folder in dict.fromkeys(parents): (tmp/folder).mkdir()
         for place, file in files.items(): _place_file(file, tmp/place, copy)
@@ -212,7 +213,7 @@ def _places(finals, source):
 
 
 def _same(path):
-    "What two paths share that some file system takes for one"
+    "A text that is the same for two paths if some file system takes them for the same"
     return unicodedata.normalize('NFC', str(path)).casefold()
 
 
@@ -220,7 +221,7 @@ def _place_file(file, place, copy):
     "Put `file` at `place`, as a hard link if that works and not `copy`"
     if os.path.lexists(place):
         raise FileExistsError(f"target has {place} already: its file system takes two names for "
-                              "one")
+                              "the same; choose a target on another one")
     if not copy:
         try: return os.link(file, place)
         except OSError: pass  # a file system without hard links, another one, or too many links

@@ -20,7 +20,7 @@ from .replay import Replay, encode, loaded
 FORMAT = 2
 OLD_NAME = 96  # Bytes of JSON up to which format 1 named ids and classes by their text
 WAIT = 60  # Seconds that an action waits for other writers
-TAIL = 256  # Bytes of the last line by which a journal is recognized
+TAIL = 256  # Bytes of the last line by which a journal is recognised
 
 
 class Journal:
@@ -30,7 +30,7 @@ class Journal:
     note, `user`, `time` (ISO, UTC) and `key`, its name. It is appended under a lock that other
     processes heed, synced, and only then taken in. An `undo` or `redo` names the action (`of`) that
     it switches off or on, so that a later decision of another user stands. The first three lines
-    say what the journal is of: counts and SHA-1s, the ids, the classes.
+    say what the journal is about: counts and SHA-1s, the ids, the classes.
 
     A line that a crash tore is skipped with a warning. Files of version 0.1 (format 1), which named
     long ids by their SHA-1 and cut an action into parts, are read and continued. Threads may share
@@ -47,17 +47,18 @@ class Journal:
         it cannot be read and written."""
         self.path = Path(path)
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"path {path} is in no folder: make {self.path.parent} first")
+            raise FileNotFoundError(f"path {path} is in a folder that does not exist: make "
+                                    f"{self.path.parent} first")
         if self.path.is_dir():
             raise IsADirectoryError(f"path {path} is a folder: name a file in it")
 
         self._lock = RLock()
         self._fd: int | None = None  # The open file, while it is locked
-        self._file: tuple[int, int] | None = None  # What it is to the system
+        self._file: tuple[int, int] | None = None  # Its device and inode
         self._labels = labels
         self._replay: Replay
-        self._offset: int  # Up to which it was read
-        self._tail: bytes  # What stands before that
+        self._offset: int  # Up to where it was read
+        self._tail: bytes  # The bytes just before that
         self._changed: dict[str, None]  # Ids that others changed since the last refresh
         self._snapshot: dict[str, dict] | None
         self._stale: bool  # Whether a fork made it start again
@@ -76,7 +77,7 @@ class Journal:
 
     @property
     def state(self) -> dict[str, dict]:
-        "What is in force of all that was read, see `ReviewSession.state`"
+        "The decisions in force, of all that was read, see `ReviewSession.state`"
         with self._lock:
             if self._stale: self.read()
             if self._snapshot is None: self._snapshot = dict(self._replay.state)
@@ -117,7 +118,7 @@ class Journal:
         with self._locked() as fd: self._read(fd)
 
     def refresh(self) -> list[str]:
-        "`read`, and the ids that others changed since the last refresh"
+        "`read`, and return the ids that others changed since the last refresh"
         with self._lock:
             self.read()
             changed = list(self._changed)
@@ -153,13 +154,13 @@ class Journal:
                     os.ftruncate(fd, self._offset)
                     os.fsync(fd)
                 raise
-            # From memory: to read the file again could fail, and it would seem not to be saved
+            # From memory: reading the file again could fail, and the action would seem unsaved
             self._take_in(line.splitlines(keepends=True))
 
     def _read(self, fd: int) -> None:
         old = self._replay.unreadable, self._replay.unknown
         with _reader(fd) as f:
-            # A copy put in the journal's place may be the same file to the system, and no shorter
+            # A copy in the journal's place may look like the same file to the system, no shorter
             head = f.read(len(self._head))
             f.seek(self._offset - len(self._tail))
             if head != self._head or f.read(len(self._tail)) != self._tail: raise self._replaced()
@@ -171,7 +172,7 @@ class Journal:
             if n: warn(f"{self.path} has {n} {what}: they are skipped", stacklevel=4)
 
     def _take_in(self, lines: Iterable[bytes]) -> list[str]:
-        "Replay `lines`; the ids that they touched"
+        "Replay `lines`, and return the ids that they touched"
         def followed():
             for line in lines:
                 self._offset += len(line)
@@ -191,7 +192,7 @@ class Journal:
         self._stale = True
 
     def _open(self, fd: int, f: BinaryIO, ids: list[str], given: dict[str, str]) -> None:
-        "Check what the journal is of, or write it if it is new"
+        "Check what the journal is about, or write its header if it is new"
         classes = sorted(self._labels)
         header = _header(ids, classes, given)
         there = f.read(len(header))
@@ -217,7 +218,7 @@ class Journal:
 
     @contextmanager
     def _locked(self, flags: int = 0) -> Iterator[int]:
-        "A descriptor of the journal while nobody else, of any thread or process, is in here"
+        "A descriptor of the journal; no other thread or process gets one in the meantime"
         flags |= os.O_RDWR | os.O_APPEND | getattr(os, 'O_BINARY', 0)
         with self._lock:
             # A new one each time: the lock belongs to the open file, which a fork would share
@@ -280,14 +281,14 @@ def _header(ids, classes, given):
 
 
 def _read_header(f, path):
-    "Format, ids and classes that a journal says it is of; leaves `f` at the first record"
+    "Format, ids and classes in a journal's header; leaves `f` at the first record"
     f.seek(0)
     first: Any = loaded(f.readline())
     if type(first) is not dict or first.get('journal') != 'fastai_clean':
         raise ValueError(f"path {path} is not a journal of fastai_clean: name another file")
     form = first.get('format')
     if form not in (1, FORMAT):
-        raise ValueError(f"{path} is of format {brief(form)}, and this version reads formats 1 and "
+        raise ValueError(f"{path} is of format {brief(form)}, but this version reads formats 1 and "
                          f"{FORMAT}: upgrade fastai_clean")
 
     # Format 1 has each list on many lines, and counts the ids as `items`
@@ -310,8 +311,8 @@ def _check_same(path, old, new, of, what):
     for names, where in ((old - new, 'the journal'), (new - old, 'issues or vocab')):
         some = ', '.join(map(brief, sorted(names)[:3]))
         if names: parts.append(f"{len(names)} {what} are only in {where}, such as {some}")
-    raise ValueError(f"{path} is of another {of}: {'; '.join(parts)}; pass those it was made with, "
-                     "or another path")
+    raise ValueError(f"{path} belongs to another {of}: {'; '.join(parts)}; pass those it was made "
+                     "with, or another path")
 
 
 def _old_name(text):
@@ -333,7 +334,7 @@ def _reader(fd):
 
 
 def _write_all(fd, data):
-    "Write all of `data`, of which the system may take less at a time"
+    "Write all of `data`, although the system may take less at a time"
     rest = memoryview(data)
     while rest:
         n = os.write(fd, rest)

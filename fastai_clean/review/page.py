@@ -1,4 +1,4 @@
-"The page of a review: answers the messages of web/review.js, and knows no host that carries them"
+"The page of a review: answers the messages of web/review.js, whatever host carries them"
 import json
 import stat
 from collections import OrderedDict
@@ -31,7 +31,7 @@ MAX_ANSWERS = 100  # Replies kept per view, for messages that come twice
 
 @dataclass
 class View:
-    "What one view of the page shows: a cell's output or a browser's tab"
+    "What one view of the page shows, in a cell's output or a browser's tab"
     place: dict  # Filters and order, see `FIRST`
     found: np.ndarray  # Row numbers in `session.issues` that the filters leave, in order
     size: int  # Items per page
@@ -63,7 +63,7 @@ class Page:
 
     def __init__(self,
         session: ReviewSession,  # The review
-        show=None,  # A CleanInterpretation, a function of a row, or set -> either: see `shower`
+        show=None,  # CleanInterpretation, function of a row, or {set: either}: see `shower`
         page_size: int = 24,  # Items per page
     ):
         if not isinstance(session, ReviewSession):
@@ -81,8 +81,8 @@ class Page:
         self.names = [name_of(o) for o in session.vocab]
         self.memory = Path(f'{session.path}.place')
         self.views: OrderedDict[str, View] = OrderedDict()
-        # Handlers run in threads, in the app's server and with ipykernel 7. The locks differ, so
-        # that a page turn waits for no journal, and a decision for no image
+        # Handlers run in threads, in the app's server and with ipykernel 7. There are three locks,
+        # so that a page turn does not wait for the journal, nor a decision for an image
         self.journal_lock = RLock()
         self.lock = RLock()
         self.picture_lock = RLock()
@@ -97,7 +97,7 @@ class Page:
         msg: dict,  # `do` (open, look, act, poll, tables, thumbs), `view`, `re` (its id), arguments
     ) -> tuple[dict, list[bytes]]:  # The message to send back, and its buffers
         """Do what a view asks, strictly one action after the other, and each message id once: if it
-        comes again, the reply is the same. What goes wrong is in the reply, since only the page can
+        comes again, the reply is the same. Errors are part of the reply, since only the page can
         tell the reviewer."""
         buffers: list[bytes] = []
         match msg.get('do'):
@@ -164,7 +164,7 @@ class Page:
         at: int | None = None,  # Row number of the item to go to, instead of `number`
         **place,  # Filters and order to change, see `FIRST`
     ):
-        "Filter, sort and turn to a page. A turn alone finds nothing anew: decided items stay"
+        "Filter, sort and turn to a page. A turn alone does not filter again: decided items stay"
         if type(number) is not int: raise ValueError(f"number is {brief(number)}: pass an integer")
         if place:
             view.found = self._find({**view.place, **place})
@@ -212,7 +212,7 @@ class Page:
                     pages=view.pages, total=len(view.found), at=view.at)
 
     def card(self, row: int) -> dict:
-        "What is said of an item: strings fit to show, and numbers or None"
+        "What a card says about an item: strings that are safe to show, and numbers or None"
         o = self.table.iloc[row]
         return dict(
             row=row, id=plain(o['id']), set=plain(o['set']) if len(self.sets) > 1 else '',
@@ -266,7 +266,7 @@ class Page:
                        issues=SHOWS, status=STATUSES, order=ORDERS)
         for k, v in place.items():
             if k not in choices or v not in choices[k]:
-                raise ValueError(f"{k} is {brief(v)}, which cannot be looked for")
+                raise ValueError(f"{k} is {brief(v)}, which is not one of its choices")
 
         table = self.table
         mask = np.ones(len(table), dtype=bool)
@@ -282,7 +282,7 @@ class Page:
         return np.flatnonzero(mask)[_order(table[mask], place['order'])]
 
     def _view(self, name):
-        "The view of that name; a new one is where this user left off, if that still exists"
+        "The view of that name; a new one opens where this user left off, if that still exists"
         if name not in self.views:
             place = FIRST | {'issues': bool(self.table['is_issue'].any())}
             view = View(place, self._find(place), self.page_size)
@@ -305,13 +305,13 @@ class Page:
     def _remember(self, view):
         mine = {**view.place, 'at': None if view.at is None else str(self.ids[view.at])}
         if mine == self._remembered: return
-        # The decision is on disk already: a place that cannot be kept must not say otherwise
+        # The decision is on disk already: failing to keep the place must not suggest otherwise
         with suppress(OSError):
             kept = {}
             with suppress(FileNotFoundError, ValueError): kept = self._kept()
             kept = {**(kept if isinstance(kept, dict) else {}), str(self.session.user): mine}
-            # An unpredictable name and a rename, which follows no link: whoever else may write in
-            # this folder cannot have another file overwritten
+            # An unpredictable name and a rename, which follows no link: nobody else who may write
+            # in this folder can make us overwrite another file
             with sibling(self.memory) as tmp:
                 tmp.touch(mode=0o600, exist_ok=False)
                 tmp.write_text(json.dumps(kept), encoding='utf-8')
@@ -333,12 +333,12 @@ def shower(
     show,  # As for `Page`
     sets=(),  # Names of the sets of the review
 ) -> Callable[[pd.Series], np.ndarray | str]:
-    """A function of a row of `session.issues` that gives an array (h, w[, 3]), a text or an
+    """A function of a row of `session.issues` that returns an array (h, w[, 3]), a text or an
     `Unreadable`.
 
-    A CleanInterpretation (anything with `shown` and `ids`) shows its item of the row's id; a dict
-    has one for each set. None shows the row's `text`, or the image file that `path`, else the id,
-    names, upright as its EXIF data say. Raises ValueError if it cannot be told which set is
+    A CleanInterpretation (anything with `shown` and `ids`) shows its item with the row's id; a dict
+    has one for each set. None shows the row's `text`, or the image file named by its `path`, else
+    by its id, upright as its EXIF data say. Raises ValueError if it is unclear which set is
     shown."""
     if show is None: return _from_table
     if isinstance(show, dict):
@@ -357,7 +357,7 @@ def shower(
 
 
 def picture(
-    show: Callable[[pd.Series], np.ndarray | str],  # What `shower` gives
+    show: Callable[[pd.Series], np.ndarray | str],  # Result of `shower`
     row: pd.Series,  # A row of `session.issues`
 ) -> tuple[str, str, bytes, str, int]:  # Kind, text or reason, thumbnail, its MIME type and width
     "An item as an image, as text, or missing: what its loading raises is the reason"
@@ -382,7 +382,7 @@ def _number(x): return round(float(x), 4) if np.isfinite(x) else None
 
 
 def _order(table, order):
-    "Positions of the rows in that order; ties stay the worst first"
+    "Positions of the rows in that order; ties stay worst first"
     if order == 'worst': return np.arange(len(table))
     if order == 'confident':
         return np.argsort(-table['confidence'].to_numpy(dtype=float), kind='stable')

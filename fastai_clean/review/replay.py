@@ -124,7 +124,7 @@ class Replay:
         return a.ids
 
     def _joined(self, o):
-        "Ids and classes of an action that version 0.1 cut into lines; None until its last is there"
+        "Ids and classes of an action that version 0.1 cut into lines; None until the last has come"
         number, n = o['part']
         parts = self.parts.setdefault(o['key'], {})
         parts[number] = o

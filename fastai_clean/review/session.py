@@ -1,4 +1,4 @@
-"A review of label issues: decisions that nothing loses"
+"A review of label issues, whose decisions are never lost"
 import csv
 import getpass
 from collections.abc import Hashable, Iterable
@@ -27,7 +27,7 @@ class ReviewSession:
     file of JSON lines that only grows.
 
     An action returns once its line is on disk: appended under a lock that other processes heed,
-    then synced. An action on many items is one line, in force whole or not at all, also after a
+    then synced. An action on many items is one line, in force whole or not at all, even after a
     crash. An action that raises (ValueError for wrong arguments and for a journal that was
     replaced, OSError if it cannot be written) has written nothing and changed nothing.
 
@@ -61,14 +61,14 @@ class ReviewSession:
     def __init__(self,
         # Issue table (see `find_issues`) or its CSV; may have a column `set`
         issues: pd.DataFrame | str | Path,
-        path: str | Path,  # The journal (.jsonl); made, for the account's eyes only, if missing
+        path: str | Path,  # The journal (.jsonl); made if missing, readable by you only
         *,
         vocab: Iterable | None = None,  # Class names; None: those given or predicted, sorted
         user: str | None = None,  # Who reviews; None: the name of the account
     ):
         """Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`,
-        and if the journal is of another data set or vocab, naming the difference; TypeError if the
-        table does not have one class per item."""
+        and if the journal belongs to another data set or vocab, naming the difference; TypeError if
+        the table does not have one class per item."""
         self.path = Path(path)
         self.user = _reviewer(user)
         df = issue_table(issues)
@@ -80,7 +80,7 @@ class ReviewSession:
         self.classes = {as_text(o): o for o in self.vocab}  # Text of a class -> the class
         if len(self.classes) < len(self.vocab) or not self.vocab:
             raise ValueError(f"vocab has {len(self.classes)} different names in {len(self.vocab)}: "
-                             "give each class one")
+                             "give each class its own")
 
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
         self.issues: pd.DataFrame = df
@@ -117,7 +117,7 @@ class ReviewSession:
     def delete(self,
         ids: str | Iterable[str],  # One id or many
     ):
-        "Leave items out; raises ValueError for an unknown id"
+        "Mark items to be left out; raises ValueError for an unknown id"
         self._journal.act('delete', self._checked(ids), self.user)
 
     def keep(self,
@@ -129,7 +129,7 @@ class ReviewSession:
     def unsure(self,
         ids: str | Iterable[str],  # One id or many
     ):
-        "Say that items were looked at, and undecided; raises ValueError for an unknown id"
+        "Mark items as looked at but undecided; raises ValueError for an unknown id"
         self._journal.act('unsure', self._checked(ids), self.user)
 
     def note(self,
@@ -156,7 +156,7 @@ class ReviewSession:
         return self._journal.again('redo', self.user) or False
 
     def refresh(self) -> list[str]:
-        "Read what others appended; the ids that changed by it since the last refresh"
+        "Read what others appended, and return the ids that they changed since the last refresh"
         return self._journal.refresh()
 
     @property
@@ -168,7 +168,7 @@ class ReviewSession:
         return self._journal.state
 
     def current(self) -> dict[str, dict]:
-        "`state` with what others appended until now, which `refresh` still tells of"
+        "`state` with what others appended until now, which `refresh` will still report"
         self._journal.read()
         return self.state
 
@@ -230,7 +230,7 @@ class ReviewSession:
         return write_file(path, lambda tmp: self.decisions.to_csv(tmp, **options), overwrite)
 
     def apply(self,
-        df: pd.DataFrame,  # The DataFrame whose items the table is of; it stays as it is
+        df: pd.DataFrame,  # The DataFrame that the table is about; it is not changed
         *,
         column: Hashable = 'label',  # Its column of labels
         id_column: Hashable | None = None,  # Its column of ids, such as paths; None: its index
@@ -244,30 +244,31 @@ class ReviewSession:
         return apply_frame(self, df, column, id_column, set)
 
     def apply_dls(self,
-        learn: Any,  # Learner whose data the table is of; it and its DataLoaders stay as they are
+        learn: Any,  # Learner that the table is about; it and its DataLoaders are not changed
         set: str = 'train',  # 'train' or 'valid': which it is, if the table has no column `set`
     ):  # DataLoaders
         """New DataLoaders, relabelled and without the deleted items, in the training and the
         validation set if the table has a column `set`. Pass them to a new Learner. Nothing is
-        fitted again: vocab and transforms stay. If a ColReader reads the labels of a DataFrame, its
-        copy is changed, else what the target's transforms get.
+        fitted again: vocab and transforms stay. If a ColReader reads the labels of a DataFrame, a
+        copy of it is changed, otherwise the input of the target's transforms.
 
         Raises as `apply` does, ValueError if no item of a set is left or a label is not in its
         vocab, and TypeError if there is not one class per item."""
         return apply_dls(self, learn, set)
 
     def apply_folder(self,
-        source: str | Path,  # Folder that the ids are paths in, such as `learn.path`; it stays
+        source: str | Path,  # Folder that the ids are paths in, such as `learn.path`
         target: str | Path,  # Folder to make, outside of `source`; may exist if it is empty
         *,
         copy: bool = False,  # Whether to copy the files; False: hard links, if they can be made
     ) -> Path:
         """A new folder tree, target/label/name, or target/set/label/name if the table has a column
-        `set`, of all items of the table but the deleted. A hard link is the same file: writing into
-        one changes both.
+        `set`, of all items of the table except the deleted ones. A hard link is the same file:
+        writing into one changes both.
 
-        Files of one name and label get their path in `source`, joined by '__'. A label or name that
-        is not a safe file name is made one, with a hash. The tree is made whole or not at all.
+        Files with the same name and label are named by their path in `source`, joined by '__'. A
+        label or name that is not a safe file name is turned into one, with a hash. The tree is made
+        whole or not at all.
         Raises ValueError for items that are, or link, outside of `source`, FileNotFoundError for
         those that are not files, and FileExistsError if `target` has anything in it."""
         return apply_folder(self, source, target, copy)
@@ -280,7 +281,7 @@ class ReviewSession:
         return {name: sha1_of(encode(sorted(found[name]))) for name in sorted(found)}
 
     def _as_vocab(self, column):
-        "`column` with the classes of `vocab` in the place of their texts"
+        "`column` with the classes of `vocab` in place of their texts"
         keys = column.map(as_text)
         if (bad := ~keys.isin(self.classes.keys())).any():
             raise ValueError(f"issues has {bad.sum()} labels in {column.name!r} outside the vocab, "
@@ -294,7 +295,7 @@ class ReviewSession:
         key = as_text(label)
         if key not in self.classes:
             raise ValueError(f"label is {brief(label)}, which is not in the vocab of "
-                             f"{len(self.vocab)} classes")
+                             f"{len(self.vocab)} classes: pass one of `session.vocab`")
         return key
 
     def _checked(self, ids) -> list[str]:

@@ -63,14 +63,14 @@ def text_ids(
 def read_issues(
     path,  # CSV: an issue table, what `CleanInterpretation.to_csv` wrote, or noisy_text.csv
     label_column: str = 'label',  # Column of the given labels, in what `to_csv` wrote
-    id_column: str | None = None,  # Column of the ids there; None: the first of `NAMES` that can be
+    id_column: str | None = None,  # Column of the ids there; None: the first of `NAMES` that fits
 ) -> pd.DataFrame:
     """The issues of a CSV, in its order if it has no label quality. Values are read as text.
 
-    Of what `to_csv` wrote, rows whose prediction is not the label are issues. The seed's
-    noisy_text.csv has no header, and all its rows are issues. Raises ValueError if columns are
-    missing, if none has a value of its own for each row, and if a confidence is not a number from 0
-    to 1."""
+    In what `to_csv` wrote, rows whose prediction is not the label are issues. The first
+    experiment's noisy_text.csv has no header, and all its rows are issues. Raises ValueError if
+    columns are missing, if every possible column of ids has repeated values, and if a confidence is
+    not a number from 0 to 1."""
     with open(path, encoding='utf-8-sig', errors='backslashreplace', newline='') as f:
         first = next(csv.reader(f), [])
     seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
@@ -93,7 +93,7 @@ def read_issues(
     if id_column is None: id_column = next((o for o in NAMES if o in df and df[o].is_unique), None)
     if id_column is None:
         raise ValueError(f"{path} has none of the columns {', '.join(NAMES)} without a repeated "
-                         "value: name the column that names the items with --id-column")
+                         "value: pass the column of the items' ids with --id-column")
     numbers = pd.to_numeric(df[confidence], errors='coerce')
     if (bad := ~numbers.between(0, 1)).any():
         raise ValueError(f"{path} has {brief(df[confidence][bad].iloc[0])} in {confidence!r}: pass "
@@ -104,10 +104,10 @@ def read_issues(
 
 
 def cohen_kappa(
-    pairs: Sequence[tuple],  # What two users said of each item
+    pairs: Sequence[tuple],  # What two users decided about each item
 ) -> tuple[float, float]:
     """Share of `pairs` that agree, and Cohen's kappa ("A coefficient of agreement for nominal
-    scales", 1960): NaN if there are none, or if both users said the same of all"""
+    scales", 1960): NaN if there are none, or if both users gave all items one outcome"""
     n = len(pairs)
     if not n: return np.nan, np.nan
 
@@ -147,5 +147,5 @@ def _flags(column, where):
 
 
 def _last(df, name):
-    "`name` as `to_csv` wrote it, behind the user's own columns: perhaps name_1"
+    "`name` as `to_csv` wrote it, after the user's own columns: perhaps name_1"
     return next((o for o in df.columns[::-1] if re.fullmatch(rf'{name}(_\d+)?', o)), name)

@@ -132,6 +132,12 @@ def test_fast_clicks_are_all_saved_shown_and_still_there_after_a_reload(tweets, 
     assert len(app.records()) == 36 and app.said == []
 
 
+def test_keys_work_as_the_page_opens(tweets):
+    app, ids = tweets
+    app.open().keyboard.press('k')
+    wait_until(lambda: app.decided() == [(ids[0], 'keep')])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('ms', [5, 40, 150])
 def test_of_200_fast_clicks_none_is_lost_doubled_or_out_of_order(start, tmp_path, ms):

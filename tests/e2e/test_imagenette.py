@@ -125,7 +125,7 @@ def flipped(data, position):
 
 @pytest.mark.parametrize('change, error, match', [
     (lambda a: dict(data=a.data[:9000], length=len(a.data)), ConnectionError, 'not be downloaded .*only 9000 of'),
-    (lambda a: dict(data=a.data[:9000], length=None), ValueError, 'gave a file of 9000 bytes where fastai knows '),
+    (lambda a: dict(data=a.data[:9000], length=None), ValueError, 'gave a file of 9000 bytes, but fastai expects '),
     (lambda a: dict(data=a.data[:9000], length=None, stats=None), ValueError, 'gave a broken .tgz .*end-of-stream'),
     (lambda a: dict(data=flipped(a.data, 5000)), ValueError, 'gave a file with the checksum'),
     (lambda a: dict(data=flipped(a.data, len(a.data) - 6), stats=None), ValueError, 'gave a broken .tgz .*CRC'),
@@ -159,7 +159,7 @@ def test_folder_that_was_half_unpacked_is_refused(serve):
     noisy_imagenette()
     lost = sorted((home/'data'/NAME/'val').rglob('*.JPEG'))
     for o in lost[:7]: o.unlink()
-    with pytest.raises(FileNotFoundError, match='7 of 300 images .* are not there, first .*: delete the folder'):
+    with pytest.raises(FileNotFoundError, match='7 of 300 images .* do not exist, first .*: delete the folder'):
         noisy_imagenette()
 
 

@@ -19,7 +19,8 @@ async function post(msg) {
 }
 
 const model = {
-  gone: 'The server does not answer: it is busy or was stopped. If so, start fastai_clean_review again.',
+  alone: true, // Nothing else is on the page, so its keys work from the start
+  gone: 'The server does not answer: it is busy or was stopped. If it was stopped, start fastai_clean_review again.',
   on: (_, f) => listeners.add(f),
   off: (_, f) => listeners.delete(f),
   send: post,

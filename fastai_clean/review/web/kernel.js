@@ -5,7 +5,7 @@ const PATIENCE = 5000  // Milliseconds without an answer, after which an action 
 
 function make(tag, props = {}, ...kids) {
   const node = document.createElement(tag)
-  // Jupyter asks the focused element alone whether it wants the keys: without this on every element that
+  // Jupyter asks only the focused element whether it wants the keys: without this on every element that
   // can have the focus, not only on the root, "d d" deletes the notebook's cell
   node.dataset.lmSuppressShortcuts = 'true'
   for (const [k, v] of Object.entries(props)) {

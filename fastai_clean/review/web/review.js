@@ -1,13 +1,13 @@
 // A view of a review: it sends row numbers and actions, and shows what review/page.py answers. Follows
 // kernel.js.
 
-const POLL = 4000         // Milliseconds between questions for what others decided
+const POLL = 4000         // Milliseconds between polls for what others decided
 const CHUNK = 4           // Thumbnails asked for at a time
-const TYPED_AHEAD = 2000  // Keys pressed while a page turns are taken if it comes within so many milliseconds
+const TYPED_AHEAD = 2000  // Keys pressed while a page turns count if it comes within this many milliseconds
 const DONE = { keep: 'kept', delete: 'deleted', unsure: 'unsure' }
 const SAID = {
   accept: 'prediction accepted', relabel: 'relabelled', keep: 'kept', delete: 'marked for deletion',
-  unsure: 'marked unsure', note: 'noted', undo: 'undone', redo: 'done again',
+  unsure: 'marked unsure', note: 'noted', undo: 'undone', redo: 'redone',
 }
 // The one keyboard, in every host
 const ACTS = { a: 'accept', k: 'keep', d: 'delete', m: 'unsure', u: 'undo', r: 'redo' }
@@ -20,12 +20,13 @@ const HELP = {
   Esc: 'clear the selection', '?': 'show or hide this',
 }
 const OURS = /^(Arrow(Left|Right|Up|Down)|Home|End|PageUp|PageDown|Escape|[1-9akdmurlnxA? ])$/
-const AT_END = 'This is the end of the list: keys decide nothing more here. u undoes, an arrow goes back.'
+const AT_END = 'This is the end of the list: keys make no more decisions here. u undoes, an arrow goes back.'
 const GONE = 'The kernel does not answer: it is busy or gone. If it was restarted, run this cell again.'
 
 class Review {
   constructor(model, el) {
     this.gone = model.gone ?? GONE
+    this.alone = model.alone ?? false
     this.cards = new Map()   // Row number -> card
     this.order = []          // Row numbers of the page
     this.told = new Map()    // Row number -> { order, state }, the newest that was heard
@@ -185,7 +186,8 @@ class Review {
   }
 
   drawPage(page) {
-    const focused = this.grid.contains(document.activeElement)
+    // A cell's output must not take the keys from the notebook; a page of its own may
+    const focused = this.grid.contains(document.activeElement) || this.alone && !this.page
     this.urls.forEach(URL.revokeObjectURL)
     this.eyes.disconnect()
     this.selected.clear()
@@ -201,7 +203,7 @@ class Review {
     }
     for (const [key, value] of Object.entries(page.place)) this.filters[key].value = JSON.stringify(value)
     const place = `Page ${page.number + 1} of ${page.pages}, ${plural(page.total, 'item')}`
-    this.where.textContent = page.total ? place : 'No such items'
+    this.where.textContent = page.total ? place : 'No items match'
     this.back.disabled = page.number === 0
     this.onward.disabled = page.number + 1 >= page.pages
     this.move(this.order.indexOf(page.at), focused)
@@ -284,7 +286,7 @@ class Review {
   drawTables({ classes, pairs }) {
     const agreement = pairs.length
       ? table('By pair of reviewers', ['reviewer', 'other', 'items of both', 'agreement', 'kappa'], pairs)
-      : make('p', { textContent: 'Agreement is counted once two reviewers have decided.' })
+      : make('p', { textContent: 'Agreement is shown once two reviewers have decided.' })
     this.tables.replaceChildren(table('By given class', ['class', 'reviewed', 'flagged'], classes), agreement)
   }
 
@@ -429,7 +431,7 @@ class Review {
     while (this.held.length && !this.line.asking('look')) {
       const press = this.held.shift()
       if (performance.now() - press.time < TYPED_AHEAD) this.press(press)
-      else this.say('Keys that were pressed while the page turned were not taken')
+      else this.say('Keys that were pressed while the page turned were ignored')
     }
   }
 
