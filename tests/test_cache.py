@@ -38,7 +38,7 @@ from fastai_clean._files import sibling
 from fastai_clean.all import ConfidentLearningCallback, EarlyLearningRegularizationCallback
 from fastai_clean.oof import FitRecord, FoldLearners, FoldOptions, cache
 from fastai_clean.oof.cache import FoldCache
-from fastai_clean.oof.fingerprint import VERSIONS, fingerprint, run_fingerprint
+from fastai_clean.oof.fingerprint import VERSIONS, _stat, fingerprint, run_fingerprint
 from fastai_clean.oof.fit import FoldLearner
 from fastai_clean.oof.job import FoldJob, FoldResult
 
@@ -166,6 +166,28 @@ def test_other_run_is_refused_and_told_what_differs(name, kept, work):
     with pytest.raises(ValueError, match=rf'differs.* by .*\b{name}\b.*: choose a new folder'):
         probabilities(kept, **{**ONE, **OTHERS[name]})
     assert work['fold'] == 0
+
+
+def test_other_order_of_the_items_is_another_run(tmp_path, work):
+    def make(shuffle_fn):
+        torch.manual_seed(0)
+        dls = digit_dls(range(N), range(N, 80), shuffle=True, dl_kwargs=[dict(shuffle_fn=shuffle_fn), {}])
+        return tiny_learn(dls, tiny_model(1))
+    def backwards(idxs): return idxs[::-1]
+    def as_it_is(idxs): return idxs
+    probabilities(tmp_path, lambda o: o.fit(1), make=make, shuffle_fn=backwards)
+    probabilities(tmp_path, lambda o: o.fit(1), make=make, shuffle_fn=backwards)
+    assert work['fold'] == FOLDS
+    with pytest.raises(ValueError, match=r'differs.* by .*shuffle_fn'):
+        probabilities(tmp_path, lambda o: o.fit(1), make=make, shuffle_fn=as_it_is)
+
+
+def test_text_that_names_a_file_is_known_by_the_file(tmp_path):
+    file = tmp_path/'a.txt'
+    file.write_text('one')
+    before = _stat(str(file))
+    file.write_text('three')
+    assert _stat(str(file)) != before and _stat('no file') == _stat('no file')
 
 
 def test_oof_preds_knows_fit_by_what_it_does(tmp_path, work):

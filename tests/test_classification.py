@@ -131,6 +131,7 @@ BAD_OPTIONS = [
     (list('wxyq')*15, PROBS, dict(vocab=list('wxyz')), ValueError,
      "outside the vocab, for example 'q'"),
     (list('wxyz')*15, PROBS, {}, TypeError, 'vocab='),
+    (list('wxyz')*15, PROBS, dict(vocab=set('wxyz')), TypeError, 'pass a list of the 4 class names'),
     (LABELS, PROBS, dict(vocab=list('wxy')), ValueError, '4 columns'),
     (LABELS, PROBS, dict(vocab=list('wxyy')), ValueError, '3 different names in 4'),
     (LABELS, PROBS, dict(ids=['a']), ValueError, 'ids has 1 names for 60'),

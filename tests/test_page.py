@@ -198,6 +198,13 @@ def test_message_that_comes_twice_is_done_once_and_answered_alike(page, session,
     assert page.answer(msg) == first and session.path.stat().st_size > size and session.state == {}
 
 
+def test_message_without_an_id_is_refused(page, session, rows):
+    for row in rows[:2]:
+        msg = {'do': 'act', 'view': 'v', 'act': 'keep', 'rows': [row], 'value': None, 'at': None}
+        assert 'no id' in page.answer(msg)[0]['error']
+    assert session.state == {}
+
+
 def test_actions_of_many_threads_are_done_one_after_the_other(page, session, rows):
     threads = [threading.Thread(target=act, args=(page, 'keep', [row]), kwargs={'view': f'view {row}'}) for row in rows]
     for o in threads: o.start()

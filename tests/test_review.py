@@ -41,6 +41,7 @@ from sklearn.metrics import cohen_kappa_score
 from fastai_clean._text import as_text
 from fastai_clean.data import ids_of, labels_of
 from fastai_clean.review import ACTIONS, ReviewSession, journal
+from fastai_clean.review.replay import Replay
 
 DATA = Path(__file__).with_name('data')
 HOSTILE = ['a\nb', 'nul\0', 'stray\udcff', 'x'*10_000, '<img src=x onerror=alert(1)>', '../../up', '/etc/passwd', '',
@@ -110,6 +111,21 @@ def test_any_interleaving_of_actions_and_undo_replays_to_the_model(steps, tmp_pa
     for session in [*sessions.values(), opened(tmp_path)]:
         session.refresh()
         assert outcome(session) == model.state()
+
+
+@pytest.mark.parametrize('act', [lambda o: o.refresh(), lambda o: o.keep('i3')])
+def test_interrupt_while_lines_are_taken_in_forgets_none_of_them(act, tmp_path, monkeypatch):
+    session, other = opened(tmp_path), opened(tmp_path, user='bob')
+    session.keep('i0')
+    other.delete(['i1'])
+    record = Replay._record
+    def interrupted(*args):
+        monkeypatch.setattr(Replay, '_record', record)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Replay, '_record', interrupted)
+    with pytest.raises(KeyboardInterrupt): act(session)
+    session.refresh()
+    assert session.state == opened(tmp_path, user='eve').state and {'i0', 'i1'} <= session.state.keys()
 
 
 def test_an_action_is_one_line_synced_before_it_returns(tmp_path, monkeypatch):

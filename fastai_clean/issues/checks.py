@@ -46,7 +46,8 @@ def check_vocab(
     """Raise TypeError if `vocab` is not a list, ValueError unless it has one name per class, all
     different"""
     if vocab is None: return
-    if not hasattr(vocab, '__len__'):
+    # Even the same set comes in another order in another process
+    if not hasattr(vocab, '__len__') or isinstance(vocab, (set, frozenset)):
         raise TypeError(f"vocab is {vocab!r}: pass a list of the {c} class names")
     if len(vocab) != c or len(set(vocab)) != len(vocab):
         raise ValueError(f"vocab has {len(set(vocab))} different names in {len(vocab)}, but "

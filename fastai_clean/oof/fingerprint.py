@@ -29,6 +29,9 @@ from torch.distributions import Distribution
 from .. import __version__
 from ..data import ids_of
 
+# Of a loader: its weights, and what may stand in the place of its own methods
+OWN = ('wgts', 'collate_fn', 'get_idxs', 'sample', 'shuffle_fn', 'create_item', 'create_batch',
+       'create_batches', 'before_iter', 'after_iter', 'retain')
 VERSIONS = dict(python=platform.python_version(), torch=torch.__version__,
                 fastai=fastai.__version__, fastai_clean=__version__)
 DEPTH = 12
@@ -157,9 +160,11 @@ def _short(o, live=()):
 def _stat(o):
     "An item of a data set as text; of a file its name, size and time of change"
     if isinstance(o, (list, tuple, L)): return f'[{", ".join(map(_stat, o))}]'
-    if not isinstance(o, Path) or not o.exists(): return fingerprint(o)
+    # A text may be the name of a file too, which the user's own function opens
+    named = o.exists() if isinstance(o, Path) else isinstance(o, str) and os.path.isfile(o)
+    if not named: return fingerprint(o)
     stat = os.stat(o)
-    return f'{o.as_posix()} {stat.st_size} {stat.st_mtime_ns}'
+    return f'{Path(o).as_posix()} {stat.st_size} {stat.st_mtime_ns}'
 
 
 def image_files(
@@ -251,7 +256,7 @@ def _loader(dl):
     res = {}
     for k, some in pipes.items(): res[k] = [list(getattr(p, 'fs', ())) for p in some]
     res.update({o: getattr(dl, o, None) for o in ('shuffle', 'drop_last', 'n', 'partial_n')})
-    res.update({o: vars(dl)[o] for o in ('wgts', 'collate_fn') if o in vars(dl)})
+    res.update({o: vars(dl)[o] for o in OWN if o in vars(dl)})
     return {**res, 'dataloader': type(dl).__qualname__, 'device': str(getattr(dl, 'device', None)),
             'batch_size': getattr(dl, 'bs', getattr(dl, 'batch_size', None))}
 

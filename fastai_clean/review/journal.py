@@ -178,7 +178,11 @@ class Journal:
                 self._offset += len(line)
                 self._tail = line[-TAIL:]
                 yield line
-        changed = self._replay.feed(followed())
+        try: changed = self._replay.feed(followed())
+        except BaseException:
+            # Interrupted between two lines: what was counted as read may not have been replayed
+            self._restart()
+            raise
         if changed: self._snapshot = None
         return changed
 

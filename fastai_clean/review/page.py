@@ -81,8 +81,7 @@ class Page:
         self.names = [name_of(o) for o in session.vocab]
         self.memory = Path(f'{session.path}.place')
         self.views: OrderedDict[str, View] = OrderedDict()
-        # Handlers run in threads, in the app's server and with ipykernel 7. There are three locks,
-        # so that a page turn does not wait for the journal, nor a decision for an image
+        # Handlers run in threads: a turn must not wait for the journal, nor a decision for images
         self.journal_lock = RLock()
         self.lock = RLock()
         self.picture_lock = RLock()
@@ -112,7 +111,8 @@ class Page:
         return reply, buffers
 
     def _answer(self, msg):
-        re = str(msg.get('re'))
+        if msg.get('re') is None: return {'re': None, 'error': 'the message has no id `re`'}
+        re = str(msg['re'])
         with self.lock:
             view = self._view(str(msg.get('view')))
             if re in view.answers: return view.answers[re]

@@ -29,7 +29,8 @@ class ReviewSession:
     An action returns once its line is on disk: appended under a lock that other processes heed,
     then synced. An action on many items is one line, in force whole or not at all, even after a
     crash. An action that raises (ValueError for wrong arguments and for a journal that was
-    replaced, OSError if it cannot be written) has written nothing and changed nothing.
+    replaced, OSError if it cannot be written) has written nothing and changed nothing. Ctrl-C is
+    the exception: it may come when the action is already on disk, and then the action counts.
 
     What is in force follows from the journal alone: the actions in its order, without those that
     were undone. Threads may share a session, a forked process may go on with it, and any number of
