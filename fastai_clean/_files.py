@@ -32,7 +32,8 @@ def write_file(
 ) -> Path:
     """Have `write` make a file, and only then give it its name. Raises FileExistsError if `path` is
     taken and `overwrite` is False, even if it was taken while `write` ran."""
-    given, path = Path(path), free_path(path, overwrite)
+    given = Path(path)
+    path = free_path(path, overwrite)
     with sibling(path) as tmp:
         write(tmp)
         if path.exists(): shutil.copymode(path, tmp)

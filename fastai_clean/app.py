@@ -52,8 +52,8 @@ class Server(ThreadingHTTPServer):
         self.token = secrets.token_urlsafe(16)
         super().__init__(('127.0.0.1', port), Handler)
         # Browsers leave out the port of plain http
-        port = '' if self.server_port == 80 else f':{self.server_port}'
-        hosts = [o + port for o in ('127.0.0.1', 'localhost')]
+        shown_port = '' if self.server_port == 80 else f':{self.server_port}'
+        hosts = [o + shown_port for o in ('127.0.0.1', 'localhost')]
         self.hosts = hosts
         self.origins = [f'http://{o}' for o in hosts]
 

@@ -277,9 +277,9 @@ def transformer_splitter(
 
 
 def _body_and_head(inner):
-    body = set()
-    if inner.base_model is not inner: body = {id(p) for p in inner.base_model.parameters()}
-    return [[p for p in inner.parameters() if (id(p) in body) == o] for o in (True, False)]
+    body = set() if inner.base_model is inner else set(map(id, inner.base_model.parameters()))
+    outside = [p for p in inner.parameters() if id(p) not in body]
+    return [[p for p in inner.parameters() if id(p) in body], outside]
 
 
 def transformer_learner(

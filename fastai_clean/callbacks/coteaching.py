@@ -136,7 +136,7 @@ class CoTeachingCallback(FitCallback):
         opt = self.peer.opt
         hypers = self.learn.opt.hypers
         shared = hypers[0].keys() & opt.hypers[0].keys()
-        opt.set_hypers(**{k: [h[k] for h in hypers] for k in shared})
+        for k in shared: opt.set_hyper(k, [h[k] for h in hypers])
         opt.zero_grad()
         loss.backward()
         opt.step()

@@ -102,7 +102,8 @@ class _Collect(Callback):
         self.factor = None
 
     def before_validate(self):
-        mets, self.mets = self.mets, []
+        mets = self.mets
+        self.mets = []
         for m in mets:
             with _by_product(m):
                 self.mets.append(copy.deepcopy(m))

@@ -178,7 +178,8 @@ def _finals(session):
 
 def _places(finals, source):
     "Path in the new tree -> file in `source`"
-    found, lost = [], []
+    found = []
+    lost = []
     folders: dict[PurePath, list[str]] = {}
     for names, path in finals:
         folder = PurePath(*map(safe_name, names))
@@ -199,7 +200,8 @@ def _places(finals, source):
     def short(folder, path): return folder/safe_name(PurePath(path).name)
     keys = [_same(short(folder, path)) for folder, path, _ in found]
     counts = pd.Series(keys, dtype=object).value_counts()
-    res, taken = {}, set()
+    res = {}
+    taken = set()
     for (folder, path, file), key in zip(found, keys):
         place = short(folder, path)
         if counts[key] > 1:

@@ -147,7 +147,7 @@ class Replay:
         return a.ids
 
     def _settle(self, i):
-        decision, note = (next((a for a in reversed(o) if a.active), None) for o in self.history[i])
+        decision, note = map(_last_active, self.history[i])
         if note is not None and not note.text: note = None
         by = note if decision is None else decision
         if by is None:
@@ -169,3 +169,7 @@ def _renamed(names, known):
 def _is_part(part):
     if type(part) is not list or [type(o) for o in part] != [int, int]: return False
     return 1 <= part[0] <= part[1]
+
+
+def _last_active(actions):
+    return next((a for a in reversed(actions) if a.active), None)

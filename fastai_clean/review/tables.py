@@ -111,7 +111,7 @@ def cohen_kappa(
     n = len(pairs)
     if not n: return np.nan, np.nan
 
-    a, b = (pd.Series([o[i] for o in pairs]).value_counts() for i in (0, 1))
+    a, b = (pd.Series(o).value_counts() for o in zip(*pairs))
     agree = sum(x == y for x, y in pairs)/n
     chance = sum(a[o]*b[o] for o in a.index if o in b.index)/n**2
     return agree, np.nan if chance == 1 else (agree - chance)/(1 - chance)
