@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
+FORMATS = 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP'
+MAX_PIXELS = 40_000_000
 LOSSLESS = 64  # Pictures up to this many pixels a side are PNG, which loses nothing: digits, icons
 
 
@@ -18,9 +20,15 @@ def open_upright(
     path: str | Path,  # An image file
     size: int | None = None,  # Longest side needed, so that JPEG decodes fewer pixels; None: all
 ) -> np.ndarray:  # (h, w, 3), or (h, w) if the file holds numbers, not colours
-    "The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do"
-    with Image.open(path) as file:
+    """The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do.
+    Raises ValueError if it has more than `MAX_PIXELS`, beyond what JPEG decodes smaller."""
+    # Whatever its name says: an EPS named .jpg would start Ghostscript
+    with Image.open(path, formats=FORMATS) as file:
         if size is not None: file.draft('RGB', (2*size, 2*size))
+        # A file of some kB can hold an image that takes gigabytes
+        if file.width*file.height > MAX_PIXELS:
+            raise ValueError(f"{path} has {file.width} x {file.height} pixels: the most that is "
+                             f"shown is {MAX_PIXELS:,}")
         im = ImageOps.exif_transpose(file)
         # 16-bit and float images would be clipped to 255 by a conversion to RGB
         if im.mode[0] in 'IF': return np.asarray(im)

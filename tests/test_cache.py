@@ -480,7 +480,7 @@ def test_finished_folds_are_told_of(tmp_path, capsys):
         learn = Learner(digit_dls(range(N), range(N, 80)), tiny_model(), CrossEntropyLossFlat())
         learn.oof_preds(lambda o: o.fit(1), n_folds=2, cache_dir=tmp_path)
     said = capsys.readouterr().out
-    assert f'2 of 2 folds are those of {tmp_path}' in said and 'code' in said and 'another cache_key=' in said
+    assert f'2 of 2 folds were taken from cache_dir {tmp_path}' in said and 'code' in said and 'another cache_key=' in said
 
 
 def test_two_runs_in_one_folder_keep_the_first(tmp_path):

@@ -3,9 +3,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from fastai_clean._images import scaled, thumbnail
+from fastai_clean._images import open_upright, scaled, thumbnail
 
 
 @pytest.mark.parametrize('image, expected', [
@@ -45,3 +45,18 @@ def test_bytes_are_not_copied_and_an_error_names_the_argument():
     image = np.zeros((2, 3), np.uint8)
     assert scaled(image) is image
     with pytest.raises(ValueError, match=r'items\[3\] has shape \(2,\)'): scaled([1, 2], 'items[3]')
+
+def test_file_of_another_format_than_its_name_is_not_opened(tmp_path):
+    eps = tmp_path/'a.jpg'
+    Image.new('RGB', (9, 9)).save(eps, 'EPS')
+    with pytest.raises(UnidentifiedImageError): open_upright(eps)
+    Image.new('RGB', (9, 5)).save(tmp_path/'b.jpg', 'PNG')
+    assert open_upright(tmp_path/'b.jpg').shape == (5, 9, 3)
+
+
+def test_image_of_too_many_pixels_is_refused_and_a_large_photograph_is_not(tmp_path):
+    Image.new('1', (7000, 7000)).save(tmp_path/'a.png')
+    with pytest.raises(ValueError, match='7000 x 7000 pixels: the most that is shown is 40,000,000'):
+        open_upright(tmp_path/'a.png', 160)
+    Image.new('L', (8000, 6000)).save(tmp_path/'b.jpg')
+    assert open_upright(tmp_path/'b.jpg', 160).shape[:2] == (750, 1000)

@@ -771,10 +771,21 @@ def test_apply_of_one_set_of_several(tmp_path):
     (lambda df: df.reset_index(drop=True), {}, "5 of 6 items of the issue table are not in df, first 'i5'; it has '0'"),
     (lambda df: df.drop('i4'), {}, "1 of 6 items .* first 'i4'"),
     (lambda df: pd.concat([df, df]), {}, "the item 'i0' twice"),
-    (lambda df: df.assign(label=df.label[::-1].to_numpy()), {}, "gives the item 'i2' the label 'cat', but .* 'owl'"),
-    (lambda df: df, dict(column='y'), "0 columns 'y'"), (lambda df: df, dict(id_column='path'), "0 columns 'path'")])
+    (lambda df: df.assign(label=df.label[::-1].to_numpy()), {}, "gives 3 of 6 items another label than .*, first 'i2' 'cat' instead of 'owl'"),
+    (lambda df: df, dict(column='y'), "no columns named 'y'"), (lambda df: df, dict(id_column='path'), "no columns named 'path'")])
 def test_apply_to_other_data_is_refused(change, kw, match, tmp_path):
     with pytest.raises(ValueError, match=match): reviewed(tmp_path).apply(change(FRAME), **kw)
+
+
+def test_apply_to_a_frame_shuffled_and_indexed_anew_is_refused_whatever_was_decided(tmp_path):
+    df = pd.DataFrame({'label': [list('abcd')[i] for i in DIGITS.target[:60] % 4]})
+    issues = table(60, ids=df.index).assign(given=df.label.to_numpy(), predicted='a')
+    for seed in range(20):
+        session = ReviewSession(issues, tmp_path/f'{seed}.jsonl', vocab=list('abcd'))
+        for act in (session.delete, session.unsure, session.keep)[:seed % 4]: act(str(seed))
+        assert len(session.apply(df)) == 60 - len(session.state)*(session.state.get(str(seed), {}).get('action') == 'delete')
+        anew = df.sample(frac=1, random_state=seed).reset_index(drop=True)
+        with pytest.raises(ValueError, match='of 60 items another label than the issue table'): session.apply(anew)
 
 
 def learner_and_session(tmp_path, labels, kind):
@@ -865,7 +876,7 @@ def test_apply_dls_trains_and_refuses_other_data(tmp_path):
     assert np.isfinite(fitted.recorder.values[-1]).all()
     with pytest.raises(ValueError, match='10 of 30 items of the issue table are not in the DataLoader'):
         session.apply_dls(other)
-    with pytest.raises(ValueError, match="set is .'test'., none of"): session.apply_dls(learn, set='test')
+    with pytest.raises(ValueError, match="set is .'test'., but the Learner has"): session.apply_dls(learn, set='test')
     session.delete([str(i) for i in range(30)])
     with pytest.raises(ValueError, match='no item of data set 0 .* is left'): session.apply_dls(learn)
 

@@ -204,7 +204,7 @@ class StreamedIssues:
         few = (self.counts > 0) & (self.counts <= min_examples)
         if few.any():
             # One warning for all, whereas cleanlab gives one for each of thousands of classes
-            warn(f"{few.sum()} classes, first {few.argmax()}, have no more items than "
+            warn(f"{few.sum()} of {len(few)} classes, first {few.argmax()}, have at most "
                  f"min_examples_per_class={min_examples}: their items are not flagged",
                  stacklevel=3)
         prune = prune_counts(self.joint, self.counts, frac_noise, num_to_remove, min_examples)

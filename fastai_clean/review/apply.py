@@ -23,7 +23,8 @@ def apply_frame(
     "See `ReviewSession.apply`"
     for name in (column, *(() if id_column is None else (id_column,))):
         if (n := list(df.columns).count(name)) != 1:
-            raise ValueError(f"df has {n} columns {name!r}, not 1: see column= and id_column=")
+            raise ValueError(f"df has {n or 'no'} columns named {name!r}: name the one to use with "
+                             "column= or id_column=")
 
     values = objects(df[column])
     ids = df.index if id_column is None else df[id_column]
@@ -48,7 +49,7 @@ def apply_dls(
     several = 'set' in session.issues
     found = {*session.issues['set']} if several else {set}
     if not found & {*names}:
-        raise ValueError(f"set is {sorted(map(str, found))}, none of the Learner's {names}: pass "
+        raise ValueError(f"set is {sorted(map(str, found))}, but the Learner has {names}: pass "
                          "the Learner that the issue table was made with, or set=")
 
     res = copies.copy(learn.dls)
@@ -110,12 +111,14 @@ def _plan(session, names, set, labels, what):
                          f"table was made from (see {see})")
 
     new = {at[o]: as_text(state[ids[o]]['label']) for o in at if action.get(o) == 'relabel'}
-    for name, i in at.items():
-        if action.get(name) in (None, 'delete'): continue
-        if as_text(labels[i]) not in (given[name], new.get(i)):
-            raise ValueError(f"{what} gives the item {brief(name)} the label {brief(labels[i])}, "
-                             f"but the issue table has {brief(given[name])}: pass the data that "
-                             "the table was made from")
+    # All of them, decided or not: a frame that was indexed anew has the same ids on other rows
+    differ = [(o, i) for o, i in at.items() if as_text(labels[i]) not in (given[o], new.get(i))]
+    if differ:
+        name, i = differ[0]
+        raise ValueError(f"{what} gives {len(differ)} of {len(at)} items another label than the "
+                         f"issue table, first {brief(name)} {brief(labels[i])} instead of "
+                         f"{brief(given[name])}: pass the data that the table was made from, with "
+                         "the same ids")
     drop = {i for name, i in at.items() if action.get(name) == 'delete'}
     return [i for i in range(len(names)) if i not in drop], new
 

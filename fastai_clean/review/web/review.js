@@ -293,7 +293,8 @@ class Review {
   // What is on its way, and what is not saved
   drawLine() {
     const { refused, late, waiting, sent } = this.line
-    if (this.way) this.way.textContent = waiting.length ? `${waiting.length} on their way` : ''
+    const way = waiting.length === 1 ? '1 on its way' : `${waiting.length} on their way`
+    if (this.way) this.way.textContent = waiting.length ? way : ''
     const silent = sent && late.has(sent.re)
     let text = this.failed
     if (late.size) text = this.gone
