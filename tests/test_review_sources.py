@@ -298,7 +298,7 @@ def check_loaders(source, session, right):
 
 def check_test_set(source, session, right, target):
     "A test set is none of the Learner's sets; its new tree is one whose labels the model agrees with more"
-    with pytest.raises(ValueError, match="set is .'test'., none of"): session.apply_dls(source.learn, set='test')
+    with pytest.raises(ValueError, match="set is .'test'., but the Learner has"): session.apply_dls(source.learn, set='test')
     with pytest.raises(ValueError, match='items of the issue table are not in the DataLoader'):
         session.apply_dls(source.learn)
     root = session.apply_folder(source.root, target)
