@@ -8,6 +8,8 @@ from those below (tests/test_house.py). A leading underscore in a file's name me
 the package, not for users.
 
     _files, _text, _images, _columns    files written whole, safe text, upright images
+    _rows                     tables brought into the items' order, or refused
+    _strength                 whether a model is too weak to judge the labels
 
   1 arrays: NumPy, pandas, scikit-learn, cleanlab; no fastai, and torch only in `losses`
     issues                    labels and probabilities in, the issue table out; how much noise

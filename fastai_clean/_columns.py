@@ -23,5 +23,9 @@ def column_like(
         added = [o for o in dict.fromkeys(values) if not pd.isna(o) and o not in known]
         return pd.Series(values, column.index, dtype=column.cat.add_categories(added).dtype)
     res = pd.Series(values, column.index, dtype=object)
-    try: return res.astype(column.dtype)
-    except (TypeError, ValueError): return res
+    try: typed = res.astype(column.dtype)
+    except (TypeError, ValueError, OverflowError): return res
+    # A cast may succeed and change the values: every text is a true bool, 200 is -56 in an int8
+    missing = res.isna()
+    kept = typed[~missing].astype(object) == res[~missing]
+    return typed if kept.all() and (typed.isna() == missing).all() else res

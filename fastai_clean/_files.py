@@ -1,4 +1,5 @@
 "Files and folders that are written whole or not at all, and arrays on disk without pickle"
+import glob
 import json
 import os
 import shutil
@@ -129,7 +130,9 @@ def load_arrays(
     """Read what `save_arrays` wrote. Raises a FileNotFoundError that names the missing files, and
     ValueError for broken ones"""
     path = Path(path)
-    if missing := sorted(o for o in _files(file, names) if not (path/o).is_file()):
+    missing = sorted(o for o in _files(file, names) if not (path/o).is_file())
+    if missing and not path.exists(): _name_left(path, kind, file)
+    if missing:
         raise FileNotFoundError(f"path {path} is not a saved {kind}: {', '.join(missing)} missing")
     meta = json.loads((path/file).read_text(encoding='utf-8'))
     # Version 0.1 wrote the ids as `items`
@@ -143,6 +146,16 @@ def load_arrays(
         mode: Literal['r'] | None = 'r' if name in mapped else None
         arrays[name] = np.load(path/f'{name}.npy', mmap_mode=mode, allow_pickle=False)
     return arrays, meta
+
+
+def _name_left(path, kind, file):
+    "Raise FileNotFoundError if a save that was killed left the folder beside its place"
+    hidden = path.parent.glob(f'.{glob.escape(path.name[:40])}-*')
+    left = [o.name for o in hidden if (o/file).exists()]
+    if not left: return
+    raise FileNotFoundError(f"path {path} does not exist, but saving {kind} there was interrupted, "
+                            f"and {', '.join(sorted(left))} in {path.parent} has it: rename that "
+                            f"folder to {path.name}")
 
 
 def _files(file, names): return {file, *(f'{o}.npy' for o in names)}

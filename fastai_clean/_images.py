@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ._text import plain
 
 ORIENTATION = 0x0112  # EXIF's tag for how the camera was held
 FORMATS = 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP'
@@ -23,7 +25,13 @@ def open_upright(
     """The image of a file, turned upright as its EXIF data say, which fastai and PIL do not do.
     Raises ValueError if it has more than `MAX_PIXELS`, beyond what JPEG decodes smaller."""
     # Whatever its name says: an EPS named .jpg would start Ghostscript
-    with Image.open(path, formats=FORMATS) as file:
+    try: opened = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as e:
+        raise UnidentifiedImageError(
+            f"{plain(Path(path).name)} is not a file that is opened here ({', '.join(FORMATS)}): "
+            "show it as the Learner opens it, with Cleaner(session, show=interp)") from e
+
+    with opened as file:
         if size is not None: file.draft('RGB', (2*size, 2*size))
         # A file of some kB can hold an image that takes gigabytes
         if file.width*file.height > MAX_PIXELS:

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from pathlib import PurePath
+from typing import Any
 
 BIDI = {'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'}
 WINDOWS_NAMES = {'con', 'prn', 'aux', 'nul',
@@ -57,10 +58,11 @@ def shorten(
     text,  # Anything; its `str` is taken
     n: int = 14,  # Most characters, the ellipsis included
 ) -> str:
-    "`text` on one line, cut to `n` characters with an ellipsis. Raises ValueError if n < 1"
+    """`text` on one line, `neutral`, cut to `n` characters with an ellipsis. Raises ValueError if
+    n < 1"""
     if n < 1: raise ValueError(f"n is {n}: leave at least 1 character")
 
-    text = ' '.join(str(text)[:4*n + 64].splitlines())
+    text = neutral(' '.join(str(text)[:4*n + 64].splitlines()))
     return text if len(text) <= n else text[:n - 1] + '…'
 
 
@@ -68,8 +70,33 @@ def brief(
     o,  # Anything
 ) -> str:
     "`repr(o)` for an error message: at most 80 characters"
-    text = repr(o)
+    # numpy's numbers call themselves np.int64(1)
+    if type(o).__module__ == 'numpy' and hasattr(o, 'item') and not getattr(o, 'shape', ()):
+        o = o.item()
+    # Of a class of the user's, it may be anything
+    text = neutral(repr(o))
     return text if len(text) <= 80 else f'{text[:79]}…'
+
+
+# Spreadsheets pass over blanks, and some take the wide signs of East Asian keyboards
+_FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+_NUMBER = re.compile(r'([+-]?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?(;|$))+')  # Or several, joined
+
+
+def inert(
+    o,  # A value of a table
+) -> Any:
+    """A text that a spreadsheet would run, with an apostrophe in front, which tells it that this is
+    text; anything else as it is. `as_written` undoes it"""
+    if not isinstance(o, str) or not _FORMULA.match(o) or _NUMBER.fullmatch(o): return o
+    return f"'{o}"
+
+
+def as_written(
+    o,  # A value that was read from a CSV
+) -> Any:
+    "What it was before `inert`"
+    return o[1:] if isinstance(o, str) and o[:1] == "'" and _FORMULA.match(o) else o
 
 
 def natural_key(

@@ -2,6 +2,8 @@
 import argparse
 import csv
 import json
+import posixpath
+import re
 import secrets
 import signal
 import sys
@@ -9,7 +11,7 @@ import webbrowser
 from base64 import b64encode
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 
@@ -203,28 +205,46 @@ def opened(
         raise ValueError(f'{o.csv} cannot be read as a CSV: {e}') from e
     journal = o.journal or Path(o.csv).with_suffix('.decisions.jsonl')
     session = ReviewSession(issues, journal, user=o.user)
-    return Page(session, lambda row: shown(row, o.images, o.text_column), o.page_size)
+    home = _home(issues['path']) if 'path' in issues else ''
+    return Page(session, lambda row: shown(row, o.images, o.text_column, home), o.page_size)
+
+
+def _home(paths):
+    "The folder that all of `paths` are below, or ''"
+    try: return posixpath.commonpath([posixpath.dirname(str(o)) for o in paths])
+    except ValueError: return ''
 
 
 def shown(
     row: pd.Series,  # A row of `session.issues`
     folder: str | Path | None,  # Folder of the images; None: show texts
     text_column: str,  # Column with the texts
+    home: str = '',  # Folder that all images were below where the table was made
 ):  # An array (h, w[, 3]), a text, or `Unreadable`
-    "The image of an item, read only from inside `folder`, links followed; without one, its text"
+    """The image of an item, read only from inside `folder`, links followed; without one, its text.
+    On another machine `folder` may stand for any part of `home`."""
     if folder is None:
         if text_column in row: return str(row[text_column])
         return Unreadable(f'there is no column {text_column!r}: see --text-column and --images')
     root = Path(folder).resolve()
-    name = str(row['path'] if 'path' in row else row['id'])
-    # `to_review` writes the paths that the Learner reads, which may start where it was run
-    paths = [(o/name).resolve() for o in (root, Path())]
+    # `to_review` writes the paths that the Learner reads, which may start where it was run; on
+    # another machine the id may be one that is relative to the Learner's folder
+    names = [str(row[o]) for o in ('path', 'id') if o in row]
+    if home and 'path' in row:
+        parts = PurePosixPath(home).parts
+        file = posixpath.relpath(names[0], home)
+        # Never less than the path below `home`, by which alone the items differ
+        names += [posixpath.join(*parts[k:], file) for k in range(1, len(parts) + 1)]
+    # A stray byte of a file name, as `as_text` writes it
+    names += [re.sub(r'\\u(dc[89a-f][0-9a-f])', lambda m: chr(int(m[1], 16)), o)
+              for o in names if '\\udc' in o]
+    paths = [(o/name).resolve() for name in names for o in (root, Path())]
     # A CSV from elsewhere must not show the reviewer's other files
-    inside = [o for o in paths if o.is_relative_to(root)]
-    if not inside: return Unreadable(f'it is not in the folder {folder}')
-    found = next((o for o in inside if o.is_file()), None)
-    if found is None: return Unreadable(f'there is no such file in {folder}')
-    return open_upright(found, SIZE)
+    inside = [o.is_relative_to(root) for o in paths]
+    found = next((o for o, ok in zip(paths, inside) if ok and o.is_file()), None)
+    if found is not None: return open_upright(found, SIZE)
+    if not any(inside[:2]): return Unreadable(f'it is not in the folder {folder}')
+    return Unreadable(f'there is no such file in {folder}')
 
 
 def predict_text(
@@ -274,7 +294,7 @@ def _parser():
                           'default: CSV.decisions.jsonl beside the CSV')
     add('--images', help='folder that holds the items as image files')
     add('--text-column', default='text', help='column with the texts; default: text')
-    add('--label-column', default='label', help='column with the given labels; default: label')
+    add('--label-column', help='column with the given labels; default: given, else label')
     add('--id-column', help='column with the ids of the items; default: the first that fits')
     add('--user', help='who reviews; default: the name of the account')
     add('--model', help='exported Learner (.pkl) that predicts texts; loaded after a warning')

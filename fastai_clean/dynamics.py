@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ._files import load_arrays, save_arrays
+from ._rows import check_same_labels
 from .issues import find_issues, label_quality
+from .issues.checks import of_classes
+from .issues.classification import with_names
 from .issues.columns import Score, any_score, check_choice
 
 DYNAMICS_SCORES = ('aum', 'mean_prob', 'forgetting', 'data_map', 'ensemble')
@@ -153,6 +156,11 @@ class Dynamics:
         if oof.ids != self.ids:
             raise ValueError(f"oof holds {len(oof)} items, which are not the {len(self)} of the "
                              "training dynamics: pass the OutOfFold of the same training set")
+        # An OutOfFold made without a vocab has the class indices in its place
+        names = self.vocab if oof.vocab == list(range(len(self.vocab))) else oof.vocab
+        check_same_labels(self.ids, [self.vocab[k] for k in self.targets],
+                          [names[k] for k in oof.targets], 'oof', 'the training dynamics',
+                          "pass the OutOfFold of the same training set")
         return label_quality(oof.targets, oof.pred_probs)
 
     def table(self,
@@ -169,8 +177,11 @@ class Dynamics:
         order stays good, but few items are flagged."""
         values = self.score(score, oof)
         at = np.flatnonzero(self.done)
+        if (num := kwargs.get('num_to_remove_per_class')) is not None:
+            kwargs['num_to_remove_per_class'] = of_classes(num, self.vocab)
         df = find_issues(self.targets[at], self.pred_probs[at], filter_by, values[at],
-                         vocab=self.vocab, ids=[self.ids[i] for i in at], **kwargs)
+                         ids=[self.ids[i] for i in at], **kwargs)
+        df = with_names(df, self.vocab)
         # `find_issues` counted the positions among the items that are done
         df.index = pd.Index(at[df.index], name=df.index.name)
         if self.threshold is not None and isinstance(score, str) and score == 'aum':

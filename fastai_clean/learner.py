@@ -101,7 +101,7 @@ def clean_fit(self: Learner,
     n = len(self.oof)
     changed = len(flagged)
     if strategy == 'drop': _drop(new, np.setdiff1d(np.arange(n), flagged))
-    elif strategy == 'relabel': _relabel(new, self.oof, flagged)
+    elif strategy == 'relabel': _relabel(new, self.oof, interp.predicted, flagged)
     elif strategy == 'soft': others = others + L(SoftPseudoLabelCallback(interp, threshold))
     else: others = others + L(ItemWeightsCallback(self.oof))
     rows[strategy] = _timed(new, method, n_epoch, others, kwargs)
@@ -180,11 +180,10 @@ def _drop(learn, keep):
     learn.dls.loaders[0] = new_dl(dl, view(dl.dataset, keep, 0), keep, **kwargs)
 
 
-def _relabel(learn, oof, flagged):
+def _relabel(learn, oof, predicted, flagged):
     dl = learn.dls.train
     every = np.arange(len(oof))
-    predicted = oof.pred_probs[flagged].argmax(1)
-    new = {int(i): (int(k), oof.vocab[k]) for i, k in zip(flagged, predicted)}
+    new = {int(i): (int(predicted[i]), oof.vocab[predicted[i]]) for i in flagged}
     # A view, even of all items, since `relabelled` may change the data set that it is given
     learn.dls.loaders[0] = new_dl(dl, relabelled(view(dl.dataset, every, 0), new, oof.ids), every)
 

@@ -11,6 +11,8 @@ from fastai.losses import BaseLoss, LabelSmoothingCrossEntropy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .issues.checks import as_array, check_labels, check_rows
+
 SOFTENED = 'issues', 'confident', 'all'
 CHUNK = 1 << 22  # Outputs that SoftLoss passes to a loss at a time, about 16 MB
 HALVES = torch.float16, torch.bfloat16
@@ -41,7 +43,8 @@ def soft_targets(
     given one: Reed et al., "Training deep neural networks on noisy labels with bootstrapping",
     2015.
 
-    Raises ValueError for values out of range."""
+    Raises ValueError for values out of range, rows that are not probabilities, labels that are no
+    class or not one per row, and TypeError for an `is_issue` that is not a mask."""
     if which not in SOFTENED:
         raise ValueError(f"which is {which!r}: choose one of {', '.join(SOFTENED)}")
     for name, value in (('threshold', threshold), ('mix', mix)):
@@ -51,11 +54,15 @@ def soft_targets(
     if which == 'issues' and is_issue is None:
         raise ValueError("is_issue is None, but which is 'issues': pass a mask")
 
-    probs = np.asarray(pred_probs, dtype=float)
-    labels = np.asarray(labels)
+    probs = as_array(pred_probs).astype(float)
+    if probs.ndim != 2:
+        raise ValueError(f"pred_probs has shape {probs.shape}: pass (items, classes)")
     soft = np.isfinite(probs).all(1)
+    if soft.any(): check_rows(probs[soft])
+    labels = check_labels(labels, *probs.shape)
+    if is_issue is not None: is_issue = _mask(is_issue, len(probs))
     if which != 'all': soft &= np.where(soft, probs.max(1), 0) >= threshold
-    if which == 'issues': soft &= np.asarray(is_issue, dtype=bool)
+    if which == 'issues': soft &= is_issue
     hard = np.zeros(probs.shape)
     hard[np.arange(len(labels)), labels] = 1
     with np.errstate(divide='ignore'):
@@ -64,6 +71,18 @@ def soft_targets(
     sharp = np.exp(logs - logs.max(1, keepdims=True))
     sharp /= sharp.sum(1, keepdims=True)
     return soft, np.where(soft[:, None], mix*sharp + (1 - mix)*hard, hard).astype(np.float32)
+
+
+def _mask(values, n):
+    "`values` as booleans (n,)"
+    mask = as_array(values)
+    # Positions would be taken for a mask, and every text, 'False' too, is true
+    if mask.dtype != bool:
+        raise TypeError(f"is_issue has dtype {mask.dtype}: pass a mask, one boolean per item")
+    if mask.shape != (n,):
+        raise ValueError(f"is_issue has shape {mask.shape}, but pred_probs has {n} rows: pass one "
+                         "boolean per row")
+    return mask
 
 
 class SoftLoss:
@@ -283,6 +302,7 @@ def check_number(
     ask: str,  # What to pass, in words
 ) -> float:
     "`value` as a float. Raises ValueError if it is not a valid number"
-    if not isinstance(value, Real) or not ok(value):
+    # True is 1 to Python, and a slip to the user
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not ok(value):
         raise ValueError(f"{name} is {value!r}: pass {ask}")
     return float(value)

@@ -78,7 +78,8 @@ def two_groups(model): return [params(model[0]), params(model[1])]
 
 def quiet(learn):
     "`learn` without a progress bar, and with a logger that prints nothing"
-    learn.remove_cb(learn.progress)
+    # Without `fastai.callback.progress` imported, a Learner has none
+    if hasattr(learn, 'progress'): learn.remove_cb(learn.progress)
     learn.logger = lambda *_: None
     return learn
 

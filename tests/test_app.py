@@ -140,7 +140,7 @@ def test_unfit_csv_is_named(tmp_path, change, options, message):
     (['issues.csv', '--journal', 'issues.csv'], 'issues.csv is not a journal'),
     (['issues.csv', '--page-size', '0'], 'page_size is 0'), (['issues.csv', '--port', '99999'], 'port'),
     (['issues.csv', '--user', 'a\nb'], 'user is'),
-    (['empty.csv'], 'empty.csv cannot be read as a CSV'), (['bytes.csv'], 'bytes.csv cannot be read as a CSV')])
+    (['empty.csv'], 'empty.csv is empty'), (['bytes.csv'], 'bytes.csv is not in UTF-8, first in line 2')])
 def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     table().to_csv('issues.csv', index=False)

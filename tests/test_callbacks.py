@@ -426,6 +426,7 @@ def test_callback_that_cannot_be_copied_is_refused_and_left_out_on_demand(tmp_pa
 
 class InSecondFold(Callback):
     "Raises in the second fold Learner; its copies share one count of fits"
+    in_folds = True
     error, fits = None, []
     def before_train(self):
         if self.epoch == 0: self.fits.append(1)

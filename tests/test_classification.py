@@ -139,7 +139,7 @@ BAD_OPTIONS = [
      "filter_by is 'prune': choose one of prune_by_noise_rate"),
     (LABELS, PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
     ([2**70, *LABELS[1:]], PROBS, {}, ValueError,
-     'labels has 1 values outside the vocab, first 4 at position 0'),
+     'labels has 1 values outside the vocab, first 1180591620717411303424 at position 0'),
     (LABELS, [[.5, .5], [.1]], {}, ValueError, 'pred_probs is not a table'),
     (LABELS, PROBS, dict(vocab=5), TypeError, 'vocab is 5: pass a list of the 4 class names'),
     (LABELS, PROBS, dict(ids=5), TypeError, 'ids is 5: pass a list of 60 names'),

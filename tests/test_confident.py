@@ -335,7 +335,7 @@ def test_options_that_do_not_fit_are_named():
 # Memory
 
 def interpretation(labels, probs):
-    learn = SimpleNamespace(path=None)
+    learn = SimpleNamespace(path=None, loss_func=None)
     dl = SimpleNamespace(dataset=list(enumerate(labels)))
     interp = CleanInterpretation(learn, dl, None, None, probs, labels)
     interp.health()

@@ -26,7 +26,8 @@ def test_quickstart_finds_planted_errors_and_writes_both_files(tmp_path):
     assert res['planted'] == 144 and res['found'] > 100 and res['precision'] > .8 and res['auprc'] > .8
     assert res['accuracy_after'] > .9
     df = pd.read_csv(tmp_path/'noisy.csv')
-    assert len(df) == res['flagged'] and list(df.columns)[-2:] == ['predictions', 'confidence']
+    assert len(df) == res['flagged'] and list(df.columns)[-6:] == ['given', 'predicted', 'confidence',
+                                                                               'label_quality', 'is_issue', 'id']
     assert ((df.label != df.true).mean() == pytest.approx(res['precision']))
     assert Image.open(tmp_path/'noisy.png').size[0] > 300
     assert (tmp_path/'report.html').read_text(encoding='utf-8').count('<li class="image">') == 100
@@ -42,6 +43,14 @@ def test_quickstart_runs_on_a_users_own_images(kind, digit_folder, tmp_path):
     files = sorted(root.rglob('*'))
     res = main('quickstart.py')(data=data, out=tmp_path, epochs=1, n_folds=2, size=16)
     assert res['items'] == 64 and (tmp_path/'noisy.csv').exists() and sorted(root.rglob('*')) == files
+
+
+def test_quickstart_with_a_weak_model_says_so_and_drops_nothing(digit_folder, tmp_path, capsys):
+    res = main('quickstart.py')(data=digit_folder[0], out=tmp_path, epochs=1, n_folds=2, size=16)
+    said = capsys.readouterr().out
+    assert 'accuracy_after' not in res and 'accuracy_before' in res
+    assert 'nothing was dropped: the model agrees with' in said and '--epochs 5' in said
+    assert 'too weak to judge these labels' in (tmp_path/'report.html').read_text(encoding='utf-8')
 
 
 @pytest.mark.parametrize('content, match', [(None, 'does not exist'), ('a,b\n1,2\n', 'label and path'),

@@ -11,9 +11,9 @@ import fastai_clean
 
 PACKAGE = Path(__file__).parents[1]/'fastai_clean'
 # A module imports only from parts before its own: the order of fastai_clean/__init__.py's docstring
-ORDER = ('_files _text _images _columns issues plots losses data oof dynamics interpret callbacks review widgets app datasets '
-         'vision text learner all').split()
-NO_TORCH = {'_files', '_text', '_images', '_columns', 'issues', 'plots', 'review'}
+ORDER = ('_files _text _images _columns _rows _strength issues plots losses data oof dynamics interpret callbacks review '
+         'widgets app datasets vision text learner all').split()
+NO_TORCH = {'_files', '_text', '_images', '_columns', '_rows', '_strength', 'issues', 'plots', 'review'}
 LAZY = {('interpret', 'review')}  # Up the list, within a function only
 SOURCES = {o.relative_to(PACKAGE).as_posix(): o.read_text(encoding='utf-8') for o in sorted(PACKAGE.rglob('*.py'))}
 TREES = {module: ast.parse(source) for module, source in SOURCES.items()}

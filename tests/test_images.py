@@ -49,7 +49,8 @@ def test_bytes_are_not_copied_and_an_error_names_the_argument():
 def test_file_of_another_format_than_its_name_is_not_opened(tmp_path):
     eps = tmp_path/'a.jpg'
     Image.new('RGB', (9, 9)).save(eps, 'EPS')
-    with pytest.raises(UnidentifiedImageError): open_upright(eps)
+    with pytest.raises(UnidentifiedImageError, match=r'a.jpg is not a file that is opened here .*show=interp'):
+        open_upright(eps)
     Image.new('RGB', (9, 5)).save(tmp_path/'b.jpg', 'PNG')
     assert open_upright(tmp_path/'b.jpg').shape == (5, 9, 3)
 

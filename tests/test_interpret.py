@@ -20,6 +20,7 @@ from helpers import DIGITS, Forwards, digit_dls, plant, quiet, tiny_learn
 from PIL import Image
 from torch import nn
 
+from fastai_clean._text import as_written
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
 from fastai_clean.data.show import readable
 from fastai_clean.issues import FILTERS
@@ -33,7 +34,8 @@ def test_public_names_are_documented_and_come_from_no_mixin():
     names = {o for o in vars(CleanInterpretation) if not o.startswith('_')}
     assert names == {
         'preds', 'targs', 'decoded', 'from_learner', 'compare', 'find_issues', 'noisy_idxs', 'joint',
-        'noise_rate', 'agreement', 'health_score', 'health', 'top_pairs', 'advise_filter',
+        'noise_rate', 'agreement', 'health_score', 'health', 'top_pairs', 'weakness', 'advise_filter',
+        'rows',
         'class_issues', 'confusion_matrix', 'print_classification_report', 'evaluate', 'audit',
         'shown', 'plot_noisy', 'plot_confident_joint', 'plot_noise_matrix', 'plot_confusion_matrix',
         'plot_quality', 'plot_class_health', 'to_frame', 'to_csv', 'to_parquet', 'to_review',
@@ -160,15 +162,16 @@ def test_titles_say_given_and_predicted_label_confidence_and_quality(images):
     axs[0].figure.canvas.draw()
 
 
-def test_csv_has_the_frames_columns_then_predictions_and_confidence(images, tmp_path):
+def test_csv_has_the_frames_columns_then_given_predicted_confidence_and_id(images, tmp_path):
     learn, df, _ = images
     interp = CleanInterpretation.from_learner(learn)
-    out = pd.read_csv(interp.to_csv(tmp_path/'noisy.csv'), dtype={'predictions': str})
-    assert list(out.columns) == ['path', 'label', 'note', 'predictions', 'confidence']
+    out = pd.read_csv(interp.to_csv(tmp_path/'noisy.csv'), dtype=str)
+    assert list(out.columns) == ['path', 'label', 'note', 'given', 'predicted', 'confidence', 'label_quality',
+                                 'is_issue', 'id']
     flagged = interp.noisy_idxs()
     assert list(out.path) == list(learn.dls.train_ds.items.path.iloc[flagged])
     assert list(out.label) == list(interp.issues.given[flagged])
-    assert list(out.predictions) == list(interp.issues.predicted[flagged])
+    assert list(out.predicted) == list(interp.issues.predicted[flagged])
     with pytest.raises(FileExistsError, match='overwrite=True'): interp.to_csv(tmp_path/'noisy.csv')
     everything = interp.to_csv(tmp_path/'noisy.csv', only_issues=False, overwrite=True)
     assert len(pd.read_csv(everything)) == len(interp.issues)
@@ -329,10 +332,10 @@ def test_every_picture_returns_its_axes(trained):
 
 def test_parquet_holds_what_the_csv_holds(images, tmp_path):
     interp = CleanInterpretation.from_learner(images[0])
-    a = pd.read_csv(interp.to_csv(tmp_path/'a.csv'), dtype={'predictions': str})
+    a = pd.read_csv(interp.to_csv(tmp_path/'a.csv'), dtype=str)
     b = pd.read_parquet(interp.to_parquet(tmp_path/'a.parquet'))
     assert list(a.columns) == list(b.columns) and list(a.path) == list(b.path)
-    assert np.allclose(a.confidence, b.confidence)
+    assert np.allclose(a.confidence.astype(float), b.confidence)
     with pytest.raises(FileExistsError, match='overwrite=True'): interp.to_parquet(tmp_path/'a.parquet')
 
 
@@ -489,14 +492,15 @@ def written(df, folder):
 def test_csv_reads_back_whatever_the_values(digit_folder, tmp_path):
     root, df = digit_folder
     note = ['a\rb', 'c\nd', 'e"f', 'g,h', '', 'i\r\nj', '=1+1', '\u202e']*10
-    interp = written(df.assign(label=list('ab')*40, note=note, predictions='mine', predictions_1='mine too'), root)
+    interp = written(df.assign(label=list('ab')*40, note=note, predicted='mine', predicted_1='mine too'), root)
     for name in ('a.csv', 'a.csv.gz'):
         back = pd.read_csv(interp.to_csv(tmp_path/name, only_issues=False), keep_default_na=False, dtype=str,
                            lineterminator=None)
-        assert len(back) == 40 and list(back.note) == [note[i] for i in interp.dl.dataset.items.index[
+        assert len(back) == 40 and list(map(as_written, back.note)) == [note[i] for i in interp.dl.dataset.items.index[
             interp.issues.index]]
-        assert list(back.columns)[-4:] == ['predictions', 'predictions_1', 'predictions_2', 'confidence']
-        assert set(back.predictions) == {'mine'}
+        assert list(back.columns)[-8:] == ['predicted_2', 'predicted_1', 'given', 'predicted',
+                                          'confidence', 'label_quality', 'is_issue', 'id']
+        assert set(back.predicted_2) == {'mine'} and '=1+1' not in set(back.note)
 
 
 @pytest.mark.slow
@@ -524,7 +528,7 @@ def test_files_of_others_are_never_replaced(trained, tmp_path, monkeypatch):
     (tmp_path/'a.csv').chmod(0o600)
     (tmp_path/'link.csv').symlink_to(tmp_path/'a.csv')
     interp.to_csv(tmp_path/'link.csv', overwrite=True)
-    assert (tmp_path/'link.csv').is_symlink() and 'predictions' in (tmp_path/'a.csv').read_text()
+    assert (tmp_path/'link.csv').is_symlink() and 'predicted' in (tmp_path/'a.csv').read_text()
     assert (tmp_path/'a.csv').stat().st_mode & 0o777 == 0o600
     (tmp_path/'dangling.csv').symlink_to(tmp_path/'none.csv')
     with pytest.raises(FileExistsError): interp.to_csv(tmp_path/'dangling.csv')
@@ -537,6 +541,7 @@ def test_missing_values_of_a_table_stay_missing(tmp_path):
                        splits=(list(range(60)), list(range(60, 80))))
     learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
     back = pd.read_csv(CleanInterpretation.from_learner(learn).to_csv(tmp_path/'a.csv', only_issues=False))
-    assert list(back.columns) == ['age', 'city', 'y', 'predictions', 'confidence', 'id']
+    assert list(back.columns) == ['age', 'city', 'y', 'given', 'predicted', 'confidence', 'label_quality',
+                                  'is_issue', 'id']
     assert back.age.isna().sum() == 5 and back.city.isna().sum() == 5
     assert set(back.age.dropna().round(4)) == {1, 3, 4}

@@ -228,6 +228,7 @@ def test_callbacks_that_stay_here_need_not_be_pickled():
 
 class Fails(Callback):
     "Raises in the fold in which item 0 is held out"
+    in_folds = True
     armed = True
     def before_train(self):
         if self.armed and len(self.dls.train_ds) < N and 0 not in self.dls.train_ds.items: raise LookupError('broken')

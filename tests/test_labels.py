@@ -1,4 +1,6 @@
 "Labels, tasks and ids, read from a data set"
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +27,47 @@ def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
     assert long.startswith('sha1:') and lines.startswith('sha1:')
     assert ids_of(Items([(tmp_path/'c.png', 'label')]), tmp_path) == ['c.png']
     assert ids_of(Items([7, np.int64(9)])) == ['7', '9'] and ids_of([10, 20]) == ['0', '1']
+
+
+class Holds:
+    "A data set with these items"
+    def __init__(self, items): self.items = items
+    def __len__(self): return len(self.items)
+
+
+@pytest.mark.parametrize('items, ids', [
+    ([[0, 5, 1], [0, 6, 0], [1, 5, 0]], ['0;5', '0;6', '1;5']), ([['cat', 7], ['dog', 8], ['cat', 9]], ['7', '8', '9']),
+    ([('x', Path('/d/a.png')), ('x', Path('/d/b.png'))], ['a.png', 'b.png']),
+    ([Path('/d/a.png'), Path('/d/b.png'), Path('/d/a.png')], ['a.png', 'b.png', 'a.png#2']),
+    ([Path('/d/a.png'), Path('a.png')], ['/d/a.png', 'a.png']),
+    (['a', 'b', 'a', 'a#2', 'a'], ['a', 'b', 'a#3', 'a#2', 'a#4']), ([True, False, True], ['True', 'False', 'True#2']),
+    ([('a.png', 'cat'), ('a.png', 'cat'), ('b.png', 'cat')], ['a.png', 'a.png#2', 'b.png']),
+    ([('a.png', 'cat'), ('a.png', 'dog'), ('b.png', 'dog')], ['a.png;cat', 'a.png;dog', 'b.png;dog']),
+    ([1, torch.ones(1), 5], ['1', '1#2', '5'])])
+def test_ids_fall_back_to_other_elements_or_count_the_copies(items, ids, recwarn):
+    assert ids_of(Holds(items), '/d') == ids and not recwarn
+    assert ids_of(Holds(items), '/d') == ids
+
+
+@pytest.mark.parametrize('index, ids', [
+    ([0, 1, 0], ['0@0', '1', '0@2']), ([1, '1', 2], ['1@0', '1@1', '2']), ([1., np.nan, np.nan], ['1.0', 'nan@1', 'nan@2']),
+    ([True, False, True], ['True@0', 'False', 'True@2']), ([0, '0@2', 0], ['0@0', '0@2', '0@2#2'])])
+def test_rows_that_share_a_row_label_are_named_by_position_too_with_a_warning(index, ids):
+    for items in (pd.DataFrame({'x': range(3)}, index=index), pd.Series([*'xyz'], index=index)):
+        with pytest.warns(UserWarning, match='2 of 3 items share their name, first .*reset_index'):
+            assert ids_of(Holds(items)) == ids
+
+
+def test_items_that_no_element_tells_apart_are_named_by_position_too():
+    with pytest.warns(UserWarning, match='give each item a first element of its own'):
+        assert ids_of(Holds([(0, torch.ones(1)), (0, torch.zeros(1)), (1, torch.ones(1))])) == ['0@0', '0@1', '1']
+
+
+@pytest.mark.parametrize('index, ids', [
+    (pd.MultiIndex.from_tuples([('a', 1), ('a', 2)]), ["('a', 1)", "('a', 2)"]), ([.5, np.nan], ['0.5', 'nan']),
+    (pd.to_datetime(['2020-01-01', '2020-01-02']), ['2020-01-01 00:00:00', '2020-01-02 00:00:00'])])
+def test_row_labels_of_any_kind_that_differ_are_the_ids(index, ids, recwarn):
+    assert ids_of(Holds(pd.DataFrame({'x': [1, 2]}, index=index))) == ids and not recwarn
 
 
 def test_labels_are_the_targets_of_the_data_set_and_its_vocab():

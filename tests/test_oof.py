@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import digit_dls, tiny_learn
 
@@ -110,3 +111,47 @@ def test_ids_saved_by_an_older_version_as_items_are_read(tmp_path):
     saved['items'] = saved.pop('ids')
     file.write_text(json.dumps(saved))
     assert OutOfFold.load(tmp_path/'oof').ids == oof().ids
+
+
+def test_ids_that_are_there_twice_are_refused():
+    with pytest.raises(ValueError, match="ids has 1 ids twice, first 'a'"): oof(ids=['a', 'a', 'b'])
+    with pytest.raises(ValueError, match='ids has 2 ids twice'): OutOfFold.from_arrays([0, 1, 1], PROBS, ids=[7, 7, 7])
+
+
+IDS = ['a', 'b', 'c']
+FRAME = pd.DataFrame(PROBS, index=IDS, columns=['cat', 'dog'])
+
+
+def test_frames_and_series_are_brought_into_one_order_by_their_names():
+    labels = pd.Series(['cat', 'dog', 'dog'], index=IDS)
+    for got in (
+            OutOfFold.from_arrays(labels, FRAME.iloc[::-1, ::-1], vocab=['cat', 'dog'], ids=IDS, fold=[0, 1, 2]),
+            OutOfFold.from_arrays(labels.tolist(), FRAME.iloc[::-1], ids=IDS, fold=[0, 1, 2]),
+            OutOfFold.from_arrays(labels, FRAME, ids=pd.Series(['c', 'b', 'a'], index=['c', 'b', 'a']),
+                                  fold=pd.Series([2, 0, 1], index=['c', 'a', 'b'])),
+            OutOfFold(FRAME.iloc[::-1], pd.Series([0, 1, 1], index=IDS), [0, 1, 2], IDS)):
+        assert np.array_equal(got.pred_probs, PROBS) and got.targets.tolist() == [0, 1, 1]
+        assert (got.ids, got.vocab, got.fold.tolist()) == (IDS, ['cat', 'dog'], [0, 1, 2])
+
+
+def test_frames_and_series_of_other_rows_are_refused():
+    labels = pd.Series([0, 1, 1], index=['a', 'b', 'q'])
+    for f in (OutOfFold.from_arrays, lambda y, p: OutOfFold(p, y)):
+        with pytest.raises(ValueError, match="1 of 3 items are missing from it, first 'q'"): f(labels, FRAME)
+    with pytest.raises(ValueError, match='in the vocab'): OutOfFold(FRAME, [0, 1, 1], vocab=['cat', 'owl'])
+
+
+def test_out_of_fold_of_other_labels_or_classes_is_refused_with_an_example():
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)))
+    given = np.array([int(learn.dls.train_ds[i][1]) for i in range(40)])
+    probs = np.full((40, 10), .1)
+    other = given.copy()
+    other[7] = (other[7] + 1) % 10
+    learn.oof = OutOfFold(probs, other, ids=range(40), vocab=range(10))
+    match = f"1 of 40 differ from the training set's, first that of '7', which was {other[7]} and is {given[7]}"
+    with pytest.raises(ValueError, match=match): CleanInterpretation.from_learner(learn)
+    learn.oof = OutOfFold(probs, given, ids=range(40), vocab=[1, 0, *range(2, 10)])
+    with pytest.raises(ValueError, match="class '1' where the training set's vocab has '0'"):
+        CleanInterpretation.from_learner(learn)
+    learn.oof = OutOfFold(probs, given, ids=range(40))
+    CleanInterpretation.from_learner(learn)

@@ -20,7 +20,7 @@ def test_every_option_is_shown_with_its_default_and_comment(takes):
     found = inspect.signature(takes).parameters
     declared = inspect.signature(FoldOptions).parameters
     comments = docments(takes)
-    assert len(NAMES) == 12 and [o for o in found if o in NAMES] == NAMES
+    assert len(NAMES) == 13 and [o for o in found if o in NAMES] == NAMES
     for name in NAMES:
         assert found[name].default == declared[name].default
         assert found[name].annotation == declared[name].annotation

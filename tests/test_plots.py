@@ -1,5 +1,6 @@
 "Pictures of hostile and odd items, of class pairs and of classes: what is drawn is what was given"
 import re
+import time
 import warnings
 from itertools import combinations
 
@@ -11,6 +12,7 @@ from matplotlib.text import Text
 
 from fastai_clean.plots import (
     Unreadable,
+    _names,
     plot_class_health,
     plot_items,
     plot_matrix,
@@ -59,7 +61,7 @@ def tick_names(axis): return [o.get_text() for o in axis.get_ticklabels()]
 
 
 def test_hostile_texts_and_titles_are_drawn_as_text():
-    axs = plot_items(HOSTILE, HOSTILE)
+    with pytest.warns(UserWarning, match='lacks 3 characters'): axs = plot_items(HOSTILE, HOSTILE)
     draw(axs)
     titles = [ax.get_title(loc='left') for ax in axs]
     assert titles[:2] + titles[3:6] == HOSTILE[:2] + HOSTILE[3:6] and titles[6:] == DRAWN
@@ -71,7 +73,9 @@ def test_hostile_texts_and_titles_are_drawn_as_text():
 
 def test_emoji_without_a_glyph_is_replaced_in_the_font_in_use():
     with plt.rc_context({'font.family': ['cmr10'], 'axes.formatter.use_mathtext': True}):
-        axs = plot_items([np.ones((2, 2))], ['a\U0001f600b'])
+        with pytest.warns(UserWarning, match='cmr10 lacks 1 character') as said:
+            axs = plot_items([np.ones((2, 2))], ['a\U0001f600b'])
+        assert len(said) == 1 and "['cmr10', 'DejaVu Sans']" in str(said[0].message)
         assert axs[0].get_title() == 'a?b'
         draw(axs)
 
@@ -213,9 +217,10 @@ def test_numbers_are_written_where_they_fit_or_when_asked():
 def test_hostile_class_names_are_drawn_as_different_text():
     shown = ['$x$', '<b>cat</b>', 'a very long name of… #2', 'a very long name of… #3', '(empty)', 'line break', 'tac',
              '_hidden', '\ufffd', '%d']
-    matrix = plot_matrix(confusion(10), NAMES)
-    health = plot_class_health(np.linspace(.9, .1, 10), np.zeros(10), NAMES, counts=range(10))
-    quality = plot_quality(np.linspace(0, 1, 10), range(10), np.ones(10, dtype=bool), NAMES, max_classes=None)
+    with pytest.warns(UserWarning, match='lacks 1 character'):
+        matrix = plot_matrix(confusion(10), NAMES)
+        health = plot_class_health(np.linspace(.9, .1, 10), np.zeros(10), NAMES, counts=range(10))
+        quality = plot_quality(np.linspace(0, 1, 10), range(10), np.ones(10, dtype=bool), NAMES, max_classes=None)
     assert tick_names(matrix.xaxis) == tick_names(matrix.yaxis) == shown
     assert tick_names(health.yaxis) == [f'{o} ({i})' for i, o in enumerate(shown)]
     assert [ax.get_title().split(':')[0] for ax in quality][:2] == shown[:2]
@@ -346,3 +351,28 @@ ONE = np.ones((2, 2))
 def test_bad_input_is_named_and_leaves_no_figure(call, message):
     with pytest.raises(ValueError, match=message): call()
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize('vocab, script, font', [
+    (['猫', '狗'], 'CJK', 'Noto Sans CJK SC'), (['แมว', 'หมา'], 'Thai', 'Noto Sans Thai'),
+    (['बिल्ली', 'कुत्ता'], 'Devanagari', 'Noto Sans Devanagari'), (['개', '말'], 'Hangul', 'Noto Sans CJK SC'),
+    (['🐴', '🐶'], 'Emoji', 'Noto Emoji')])
+def test_font_without_the_script_of_the_names_is_said_once_per_picture(vocab, script, font, monkeypatch):
+    monkeypatch.setattr('matplotlib.font_manager.fontManager.ttflist', [])
+    _names._font_advice.cache_clear()
+    plots = [lambda: plot_matrix(confusion(2), vocab), lambda: plot_items(vocab, vocab),
+             lambda: plot_class_health([.1, .2], [0, 0], vocab),
+             lambda: plot_quality(np.linspace(0, 1, 4), [0, 1, 0, 1], np.ones(4, dtype=bool), vocab)]
+    for f in plots:
+        with pytest.warns(UserWarning) as said: draw(np.ravel(f()))
+        text = str(said[0].message)
+        assert len(said) == 1 and f'({script})' in text and f"install a font that has them, such as {font}" in text
+        assert f"plt.rcParams[\"font.family\"] = ['sans-serif', '{font}']" in text
+    _names._font_advice.cache_clear()
+
+
+def test_thousands_of_class_names_take_no_time():
+    names = [f'c{i:04d}' for i in range(30_000)]
+    start = time.perf_counter()
+    assert _names.class_names(names, len(names), 'matrix') == names
+    assert time.perf_counter() - start < 1

@@ -137,10 +137,11 @@ def test_an_action_is_one_line_synced_before_it_returns(tmp_path, monkeypatch):
     session.relabel(ids[0], 'owl')
     assert synced[-1] == os.path.getsize(session.path) and len(synced) == 2
     assert len(session.state) == 300
-    note, relabel = map(json.loads, session.path.read_text(encoding='utf-8').splitlines()[3:])
+    note, relabel = map(json.loads, session.path.read_text(encoding='utf-8').splitlines()[4:])
     assert note['do'] == 'note' and note['text'] == 'ü'*2000
-    assert note['ids'] == session.ids.tolist()
-    assert relabel.keys() == {'do', 'ids', 'label', 'user', 'time', 'key'}
+    assert note['ids'] == session.ids.tolist() and note['given'] == session.given.tolist()
+    assert relabel.keys() == {'do', 'ids', 'given', 'label', 'user', 'time', 'key'}
+    assert relabel['given'] == 'cat'
     assert (relabel['do'], relabel['ids'], relabel['label'], relabel['user']) == (
         'relabel', [ids[0]], 'owl', 'ann')
 
@@ -148,12 +149,14 @@ def test_an_action_is_one_line_synced_before_it_returns(tmp_path, monkeypatch):
 def test_the_first_lines_say_what_the_journal_is_of(tmp_path):
     session = opened(tmp_path, issues=table(set=['train', 'valid']*3))
     lines = session.path.read_bytes().splitlines()
-    first, ids, classes = map(json.loads, lines)
-    assert first['journal'] == 'fastai_clean' and first['format'] == 2
+    first, ids, classes, given = map(json.loads, lines)
+    assert first['journal'] == 'fastai_clean' and first['format'] == 3
     assert first['ids'] == 6 and first['classes'] == 3
     assert ids == {'ids': sorted(session.ids)} and classes == {'classes': list(CLASSES)}
     assert first['ids_sha1'] == hashlib.sha1(lines[1][len('{"ids":'):-1]).hexdigest()
-    assert first['given_sha1'].keys() == {'train', 'valid'}
+    of = dict(zip(session.ids, session.given))
+    assert [CLASSES[o] for o in given['given']] == [of[o] for o in ids['ids']]
+    assert first['given_sha1'] == hashlib.sha1(lines[3][len('{"given":'):-1]).hexdigest() and 'set' not in first
     other = opened(tmp_path, issues=table(set=['train', 'valid']*3).sample(frac=1, random_state=0))
     assert other.path.read_bytes().splitlines() == lines
 
@@ -173,7 +176,7 @@ def test_a_label_for_each_id_is_one_action(tmp_path, n):
     session = opened(tmp_path, issues=table(n))
     ids, labels = session.ids.tolist(), list(session.issues.predicted)
     session.relabel(ids, session.issues.predicted)
-    assert len(session.path.read_bytes().splitlines()) == 3 + 1
+    assert len(session.path.read_bytes().splitlines()) == 4 + 1
     other = opened(tmp_path, issues=table(n))
     assert [other.state[i]['label'] for i in ids] == [session.state[i]['label'] for i in ids] == labels
     torn = session.path.read_bytes().splitlines(keepends=True)
@@ -294,6 +297,7 @@ RECORDS = st.fixed_dictionaries(
      'ids': st.one_of(st.lists(st.sampled_from(['i0', 'i1', 'i2']), max_size=3), VALUES),
      'time': st.just('t'), 'key': st.sampled_from('klm')},
     optional={'label': st.one_of(st.sampled_from(CLASSES), VALUES), 'labels': VALUES,
+              'given': st.sampled_from([None, 1, [], 'cow', {}, ['cow']]),
               'text': VALUES, 'of': VALUES,
               'part': st.one_of(st.sampled_from([[1, 2], [2, 2], [1, 1]]), VALUES)})
 
@@ -463,7 +467,7 @@ def test_other_content_in_the_same_file_is_refused(tmp_path):
     opened(tmp_path/'k', issues=table(ids=ids)).keep(ids)
     foreign = (tmp_path/'k'/'j.jsonl').read_bytes()
     padded = foreign[:-1] + b' '*len(whole) + b'\n'
-    first = b'\n'.join(foreign.split(b'\n')[:3])
+    first = b'\n'.join(foreign.split(b'\n')[:4])
     shifted = b' '*len(whole) + whole
     for content in (backup.read_bytes(), padded, first + whole[len(first):], shifted):
         assert len(content) >= len(whole)
@@ -474,6 +478,83 @@ def test_other_content_in_the_same_file_is_refused(tmp_path):
     session.path.write_bytes(whole)
     session.keep('i2')
     assert set(opened(tmp_path).state) == {'i0', 'i1', 'i2'}
+
+
+@pytest.mark.parametrize('how', ['moved over', 'emptied', 'begun anew', 'another reviewer\'s', 'link turned'])
+def test_a_journal_that_became_another_is_refused(how, tmp_path):
+    for name in 'ab': (tmp_path/name).mkdir()
+    if how == 'link turned': (tmp_path/'a'/'j.jsonl').symlink_to(tmp_path/'real')
+    session, other = opened(tmp_path/'a'), opened(tmp_path/'b', 'bob')
+    session.keep('i0')
+    copy = Path(shutil.copy(session.path, tmp_path/'copy'))
+    session.delete('i1')
+    other.delete([f'i{i}' for i in range(6)])
+    other.keep([f'i{i}' for i in range(6)])
+    if how == 'moved over': os.replace(copy, session.path)
+    elif how in ('emptied', 'begun anew'): session.path.write_bytes(b'')
+    elif how == 'link turned':
+        session.path.unlink()
+        session.path.symlink_to(copy)
+    else: session.path.write_bytes(other.path.read_bytes())
+    if how == 'begun anew': opened(tmp_path/'a', 'eve').keep([f'i{i}' for i in range(6)]*9)
+    before = session.path.read_bytes()
+    for act in (lambda: session.keep('i2'), session.refresh, session.undo):
+        with pytest.raises(ValueError, match='was replaced or cut short since it was opened'): act()
+    assert session.path.read_bytes() == before
+
+
+def test_a_journal_that_was_removed_is_not_made_again(tmp_path):
+    session = opened(tmp_path)
+    session.path.unlink()
+    with pytest.raises(FileNotFoundError, match='was removed since it was opened'): session.keep('i0')
+    assert not session.path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes')
+def test_a_pipe_or_a_device_is_no_journal(tmp_path):
+    os.mkfifo(tmp_path/'j.jsonl')
+    with pytest.raises(ValueError, match='is a device or a pipe'): opened(tmp_path)
+    with pytest.raises(ValueError, match='is a device or a pipe'): ReviewSession(table(), os.devnull)
+
+
+@pytest.mark.parametrize('room', [0, 100, 300, 330, 420])
+def test_a_disk_that_is_full_in_the_first_lines_leaves_a_journal_to_go_on_with(room, tmp_path, monkeypatch):
+    real, left = os.write, [room]
+
+    def write(fd, data):
+        n = min(len(data), left[0])
+        if not n: raise OSError('no space')
+        left[0] -= n
+        return real(fd, data[:n])
+    with monkeypatch.context() as m:
+        m.setattr(os, 'write', write)
+        with pytest.raises(OSError, match='no space'): opened(tmp_path).keep('i0')
+    session = opened(tmp_path)
+    assert session.state == {} and session.unreadable == 0
+    session.keep('i1')
+    assert set(opened(tmp_path).state) == {'i1'}
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
+@pytest.mark.filterwarnings('ignore:.*multi-threaded.*:DeprecationWarning')
+def test_workers_of_a_data_loader_go_on_while_a_thread_decides(tmp_path):
+    session, stop = opened(tmp_path), threading.Event()
+
+    def busy():
+        while not stop.is_set(): session.unsure('i0')
+    thread = threading.Thread(target=busy)
+    thread.start()
+
+    class Noted(torch.utils.data.Dataset):
+        def __len__(self): return 6
+        def __getitem__(self, i): return session.note(f'i{i}', 'seen') or i
+    try: got = [*torch.utils.data.DataLoader(Noted(), num_workers=2, timeout=60)]
+    finally:
+        stop.set()
+        thread.join()
+    session.refresh()
+    assert len(got) == 6 and session.unreadable == 0 and all(o['note'] == 'seen' for o in session.state.values())
+    assert outcome(session) == outcome(opened(tmp_path))
 
 
 def test_a_locked_journal_is_waited_for_and_then_named(tmp_path, monkeypatch):
@@ -490,7 +571,7 @@ def test_a_locked_journal_is_waited_for_and_then_named(tmp_path, monkeypatch):
         monkeypatch.setattr(journal, 'WAIT', .1)
         with pytest.raises(TimeoutError, match='locked by another process for 0.1 seconds'):
             session.keep('i1')
-    assert set(session.state) == {'i0'} and len(before.splitlines()) == 3
+    assert set(session.state) == {'i0'} and len(before.splitlines()) == 4
     assert set(opened(tmp_path).state) == {'i0'}
 
 
@@ -546,14 +627,136 @@ def test_a_journal_of_another_data_set_or_vocab_is_refused_with_the_difference(i
     assert (tmp_path/'j.jsonl').read_bytes() == before
 
 
-def test_a_journal_opens_with_other_given_labels_of_the_same_items(tmp_path):
-    opened(tmp_path).relabel('i0', 'owl')
+def given(*labels, **kw): return table(**kw).assign(given=pd.Series(labels, dtype=object))
+
+
+@pytest.mark.parametrize('acts', [[], ['keep'], ['delete'], ['unsure'], ['note'], ['relabel']])
+def test_a_journal_of_other_given_labels_is_refused_decided_or_not(acts, tmp_path):
+    session = opened(tmp_path)
+    for do in acts: getattr(session, do)('i0', *{'note': ['x'], 'relabel': ['owl']}.get(do, []))
+    before = session.path.read_bytes()
+    for labels, match in ((('dog', 'cat', 'owl', 'cat', 'dog', 'owl'),
+                           "has another label for 2 of 6 items than the issue table, first 'i[01]': '(cat|dog)' instead of"),
+                          (('cat', 'dog', 'owl', 'cat', 'dog', 'cat'), "for 1 of 6 items .*'i5': 'owl' instead of 'cat'")):
+        with pytest.raises(ValueError, match=match): opened(tmp_path, issues=given(*labels), vocab=CLASSES)
+    assert session.path.read_bytes() == before
+
+
+@pytest.mark.parametrize('n', [4, 6, 60])
+def test_a_journal_of_rows_that_were_shuffled_and_numbered_anew_is_refused(n, tmp_path):
+    rng = np.random.default_rng(n)
+    labels = np.array(CLASSES)[np.arange(n) % 3].astype(object)
+    opened(tmp_path, issues=table(n)).delete('i1')
     before = (tmp_path/'j.jsonl').read_bytes()
-    session = opened(tmp_path, issues=table().assign(given='cat'), vocab=CLASSES)
-    assert session.state['i0']['label'] == 'owl'
-    session.keep('i1')
-    assert set(opened(tmp_path).state) == {'i0', 'i1'}
-    assert session.path.read_bytes().startswith(before)
+    for _ in range(20):
+        other = table(n).assign(given=rng.permutation(labels))
+        if (other.given == labels).all(): continue
+        with pytest.raises(ValueError, match=f'of {n} items than the issue table'): opened(tmp_path, issues=other)
+    assert (tmp_path/'j.jsonl').read_bytes() == before
+
+
+def test_a_journal_opens_with_what_was_decided_applied_again_and_again(tmp_path):
+    session = opened(tmp_path)
+    session.relabel('i0', 'owl')
+    session.relabel('i1', 'owl')
+    session.undo()
+    session.keep('i2')
+    applied = given('owl', 'dog', 'owl', 'cat', 'dog', 'owl')
+    second = opened(tmp_path, 'bob', applied)
+    second.relabel('i0', 'dog')
+    second.keep('i3')
+    third = given('dog', 'dog', 'owl', 'cat', 'dog', 'owl')
+    for issues in (table(), applied, third):
+        assert opened(tmp_path, issues=issues).state == second.state
+    # Undone since, but the data may have been made before
+    opened(tmp_path, issues=given('dog', 'owl', 'owl', 'cat', 'dog', 'owl'))
+    for other in (given('cat', 'cat', 'owl', 'cat', 'dog', 'owl'), given('dog', 'dog', 'cat', 'cat', 'dog', 'owl')):
+        with pytest.raises(ValueError, match='1 of 6 items than the issue table'):
+            opened(tmp_path, issues=other, vocab=CLASSES)
+
+
+def test_an_item_that_was_kept_must_have_the_label_that_was_kept(tmp_path):
+    session = opened(tmp_path)
+    session.relabel('i0', 'owl')
+    applied = given('owl', 'dog', 'owl', 'cat', 'dog', 'owl')
+    opened(tmp_path, 'bob', applied).keep('i0')
+    assert opened(tmp_path, issues=applied).state['i0']['action'] == 'keep'
+    with pytest.raises(ValueError, match="first 'i0': 'owl' instead of 'cat'"): opened(tmp_path)
+    # The open session reads it only now
+    with pytest.raises(ValueError, match="first 'i0': 'owl' instead of 'cat'"): session.apply(FRAME)
+
+
+def test_other_items_filters_scores_and_orders_change_nothing(tmp_path):
+    session = opened(tmp_path, issues=table().assign(set='train'))
+    other = table().assign(set='train', label_quality=.5, is_issue=False, predicted='cat', confidence=.1)
+    assert opened(tmp_path, issues=other.sample(frac=1, random_state=0), vocab=CLASSES[::-1]).state == session.state
+
+
+@pytest.mark.parametrize('sets, fits', [
+    (('train', 'train'), True), (('train', None), True), ((None, 'valid'), True), ((None, None), True),
+    (('train', 'valid'), False), (('valid', 'test'), False), (('train', 'data set 2'), False)])
+def test_a_journal_knows_its_set(sets, fits, tmp_path):
+    first, other = sets
+    opened(tmp_path, set=first).keep('i0')
+    before = (tmp_path/'j.jsonl').read_bytes()
+    if fits: assert opened(tmp_path, set=other).set == (first or other)
+    else:
+        with pytest.raises(ValueError, match=f"is about the set '{first}', but these issues are of '{other}'"):
+            opened(tmp_path, set=other)
+    assert (tmp_path/'j.jsonl').read_bytes() == before
+
+
+def old_header(issues, sets):
+    "The first lines of format 2, which had a hash of each set's given labels"
+    ids = sorted(issues['set'] + ':' + issues['id'] if sets else issues['id'])
+    rows = {}
+    for name, i, label in zip(issues['set'] if sets else ['']*len(issues), issues['id'], issues.given):
+        rows.setdefault(name, []).append([f'{name}:{i}' if sets else i, label])
+    def sha1(o): return hashlib.sha1(json.dumps(o, separators=(',', ':'), ensure_ascii=False).encode()).hexdigest()
+    first = {'journal': 'fastai_clean', 'format': 2, 'ids': len(ids), 'classes': 3, 'ids_sha1': sha1(ids),
+             'classes_sha1': sha1(CLASSES), 'given_sha1': {o: sha1(sorted(rows[o])) for o in sorted(rows)}}
+    return ''.join(json.dumps(o, separators=(',', ':')) + '\n' for o in (first, {'ids': ids}, {'classes': CLASSES}))
+
+
+@pytest.mark.parametrize('sets', [False, True])
+def test_a_journal_of_format_2_is_continued_and_refused_by_its_hash(sets, tmp_path):
+    issues = table().assign(set=['train', 'valid']*3) if sets else table()
+    other = issues.assign(given=issues.given[::-1].to_numpy())
+    applied = issues.assign(given=pd.Series(['owl', *issues.given[1:]], dtype=object))
+    one = 'train:i0' if sets else 'i0'
+    header = old_header(issues, sets)
+    old = {'do': 'relabel', 'ids': [one], 'label': 'owl', 'user': 'ann', 'time': 't', 'key': 'k'}
+    (tmp_path/'j.jsonl').write_text(header)
+    for wrong in (other, applied):
+        with pytest.raises(ValueError, match='was made with other given labels than the issue table'):
+            opened(tmp_path, issues=wrong)
+    assert (tmp_path/'j.jsonl').read_text() == header
+    (tmp_path/'j.jsonl').write_text(header + json.dumps(old) + '\n')
+    for fits in (issues, applied): assert opened(tmp_path, issues=fits).state[one]['label'] == 'owl'
+    opened(tmp_path, issues=issues).keep('valid:i1' if sets else 'i1')
+    with pytest.raises(ValueError, match='another label for [126] of 6 items'):
+        opened(tmp_path, issues=other.assign(given=['owl', 'cat', *other.given[2:]]), vocab=CLASSES)
+
+
+@pytest.mark.parametrize('line, match', [
+    (b'{"given":[0,1,2,0,1]}', 'were changed'), (b'{"given":[0,1,2,0,1,3]}', 'were changed'),
+    (b'{"given":[0,1,2,0,1,true]}', 'were changed'), (b'{"given":[0,1,2,0,1,-1]}', 'were changed'),
+    (b'{"given":{"0":1}}', 'were changed'), (b'{}', 'were changed'), (b'x', 'were changed')])
+def test_first_lines_that_were_changed_are_refused(line, match, tmp_path):
+    path = opened(tmp_path).path
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b'\n'.join([*lines[:3], line, b'']))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=match): opened(tmp_path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('given', [b'"cow"', b'["cat","dog"]', b'[]', b'null', b'1', b'{"i0":"cat"}', b'[["cat"]]'])
+def test_records_whose_given_label_is_none_are_skipped(given, tmp_path):
+    session = opened(tmp_path)
+    with session.path.open('ab') as f:
+        f.write(b'{"do":"keep","ids":["i0"],"given":' + given + b',"user":"a","time":"t","key":"k"}\n')
+    with pytest.warns(UserWarning, match='1 lines that cannot be read'): assert opened(tmp_path).state == {}
 
 
 def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp_path):
@@ -565,7 +768,7 @@ def test_a_journal_opens_whatever_the_order_of_items_classes_and_predictions(tmp
 @pytest.mark.parametrize('content, match', [
     (b'some,csv\n1,2\n', 'is not a journal'), (b'{"journal":"other"}\n', 'is not a journal'),
     (b'{"journal":"fastai_clean","format":9}\n',
-     'of format 9, but this version reads formats 1 and 2')])
+     'of format 9, but this version reads formats 1 to 3')])
 def test_another_file_is_refused_and_left_alone(content, match, tmp_path):
     (tmp_path/'j.jsonl').write_bytes(content)
     with pytest.raises(ValueError, match=match): opened(tmp_path)

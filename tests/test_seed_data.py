@@ -68,8 +68,9 @@ def test_imagenette_writes_the_seeds_tree_with_its_columns(imagenette, written):
     truth = pd.read_csv(imagenette/'noisy_imagenette.csv')
     for name in expected:
         df = pd.read_csv(out/name)
-        assert list(df.columns) == ['path', *LABELS, 'is_valid', 'predictions', 'confidence']
-        assert not df.is_valid.any() and df.predictions.isin(CLASSES).all() and df.confidence.between(1/3, 1).all()
+        assert list(df.columns) == ['path', *LABELS, 'is_valid', 'given', 'predicted', 'confidence',
+                                    'label_quality', 'is_issue', 'id']
+        assert not df.is_valid.any() and df.predicted.isin(CLASSES).all() and df.confidence.between(1/3, 1).all()
         pd.testing.assert_frame_equal(df[truth.columns], df[['path']].merge(truth, how='left'), check_dtype=False)
 
 

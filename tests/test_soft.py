@@ -33,7 +33,7 @@ from fastai_clean.callbacks import (
     ItemWeightsCallback,
     SoftPseudoLabelCallback,
 )
-from fastai_clean.data import ids_of
+from fastai_clean.data import ids_of, labels_of
 from fastai_clean.data.batch_items import BatchItems
 from fastai_clean.interpret import CleanInterpretation
 from fastai_clean.losses import GeneralizedCrossEntropy, SoftLoss, soft_targets
@@ -217,6 +217,57 @@ def test_sources_of_other_items_are_refused_before_the_first_batch(source, error
     assert learn.loss_func is loss and set(vars(learn.dls.train)) == attrs
 
 
+@pytest.mark.parametrize('kind', [partial(SoftPseudoLabelCallback, which='all'), ItemWeightsCallback])
+@pytest.mark.parametrize('form', ['oof', 'folder', 'interp', 'other vocab'])
+def test_source_with_other_labels_is_refused_with_count_and_example(kind, form, tmp_path):
+    learn = digits()
+    oof = known(learn)
+    wrong = oof.targets.copy()
+    wrong[[3, 5]] = (wrong[[3, 5]] + 1) % 10
+    source = OutOfFold(oof.pred_probs, wrong, ids=oof.ids, vocab=oof.vocab)
+    if form == 'folder': source = source.save(tmp_path/'oof')
+    if form == 'other vocab':
+        source = OutOfFold(oof.pred_probs[:, ::-1], 9 - wrong, ids=oof.ids, vocab=oof.vocab[::-1])
+    if form == 'interp':
+        source = CleanInterpretation(learn, learn.dls.train, None, None, oof.pred_probs, wrong, oof.vocab)
+    match = f"another label for 2 of 80 items than the training set, first '3': {wrong[3]} instead of {oof.targets[3]}"
+    with pytest.raises(ValueError, match=match): learn.fit(1, cbs=kind(source))
+    # The labels of two items were corrected since: that is for the user to say
+    digits().fit(1, cbs=kind(source, changed_labels=True))
+
+
+def test_source_of_a_shuffled_frame_is_refused_even_with_changed_labels():
+    learn = digits()
+    oof = known(learn)
+    order = np.random.default_rng(0).permutation(80)
+    anew = OutOfFold(oof.pred_probs[order], oof.targets[order], ids=oof.ids, vocab=oof.vocab)
+    for changed in (False, True):
+        cb = SoftPseudoLabelCallback(anew, which='all', changed_labels=changed)
+        with pytest.raises(ValueError, match='source has another label for .. of 80 items'): learn.fit(1, cbs=cb)
+
+
+def test_probabilities_in_a_frame_are_taken_by_ids_and_class_names():
+    oof = known(digits())
+    df = pd.DataFrame(oof.pred_probs, index=oof.ids, columns=oof.vocab)
+    a, b = (SoftPseudoLabelCallback((oof.ids, o), which='all') for o in (df, df.iloc[::-1, ::-1]))
+    for cb in (a, b): digits().fit(1, cbs=cb)
+    assert torch.equal(a._targets, b._targets)
+    with pytest.raises(ValueError, match='index that does not fit'):
+        digits().fit(1, cbs=SoftPseudoLabelCallback((oof.ids, df.rename({'3': 'x'})), which='all'))
+
+
+def test_corrected_labels_train_with_the_old_probabilities_if_that_is_said(tmp_path):
+    learn = digits()
+    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    session = CleanInterpretation.from_learner(learn).review(tmp_path/'j.jsonl', user='me')
+    first = session.issues.iloc[0]
+    session.relabel(first.id, next(o for o in session.vocab if o != first.given))
+    new = tiny_learn(session.apply_dls(learn))
+    with pytest.raises(ValueError, match='another label for 1 of 80 items'):
+        new.fit(1, cbs=ItemWeightsCallback(learn.oof))
+    new.fit(1, cbs=ItemWeightsCallback(learn.oof, changed_labels=True))
+
+
 def test_nothing_softened_is_told_with_the_reason(capsys):
     learn = digits()
     learn.fit(1, cbs=SoftPseudoLabelCallback(known(learn), threshold=1., which='confident'))
@@ -316,8 +367,8 @@ def test_text_and_tables_train_and_their_items_line_up():
         ids = ids_of(o.dls.train_ds, o.path)
         probs = np.random.default_rng(0).dirichlet(np.ones(2), n)
         watch = Watch()
-        o.fit(1, cbs=[SoftPseudoLabelCallback(OutOfFold(probs, np.zeros(n, int), ids=ids, vocab=vocab), which='all'),
-                      watch])
+        oof = OutOfFold(probs, labels_of(o.dls.train).targets, ids=ids, vocab=vocab)
+        o.fit(1, cbs=[SoftPseudoLabelCallback(oof, which='all'), watch])
         for training, idxs, yb, _ in watch.seen:
             if training: np.testing.assert_allclose(yb[0], probs[idxs], atol=1e-6)
 

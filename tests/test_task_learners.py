@@ -264,7 +264,7 @@ def test_tables_of_numbers_and_of_several_labels_are_ranked(y_names, block, task
     interp = CleanInterpretation.from_learner(learn)
     assert len(interp.issues) == 100 and 'a: ' in interp.shown(0)
     out = pd.read_csv(interp.to_csv(tmp_path/'x.csv', only_issues=False))
-    assert 'predictions' in out and ('confidence' in out) == (task == 'multilabel')
+    assert {'given', 'predicted', 'id'} <= {*out} and ('confidence' in out) == (task == 'multilabel')
 
 
 class Vectors(torch.utils.data.Dataset):

@@ -192,6 +192,14 @@ def test_hostile_texts_stay_plain_cells_of_the_table(tmp_path):
     assert not any(o.endswith('.html') for o in files)
 
 
+def test_formulas_in_cells_are_texts_for_a_spreadsheet(tmp_path):
+    interp = stub(['=1+1', "'=1"], given=['@x', '-1'], predicted=[('+a', 'b'), ()])
+    with wandb.init() as run: log_interpretation(interp, run)
+    table = read_runs(tmp_path)[0][0].tables['worst_items']
+    assert table.text.tolist() == ["'=1+1", "''=1"] and table.given.tolist() == ["'@x", '-1']
+    assert table.predicted.tolist() == ["'+a, b", '']
+
+
 def test_several_labels_an_item_are_cells_of_text(tmp_path):
     pixels, digits = DIGITS.images.astype('float32')/16, DIGITS.target
     block = DataBlock((TransformBlock, MultiCategoryBlock), splitter=IndexSplitter(range(60, 80)),

@@ -9,6 +9,7 @@ from fastai.callback.tracker import SaveModelCallback
 from ..oof import FitRecord, FoldOptions, OutOfFold, make_engine, warn_of_training
 from ..oof.options import fold_options, takes_options
 from ..oof.result import oof_of
+from ..oof.watch import Watch, is_own
 
 
 class ConfidentLearningCallback(Callback):
@@ -64,7 +65,8 @@ class ConfidentLearningCallback(Callback):
     already."""
     order = SaveModelCallback.order + 10
     in_folds = False
-    _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights'
+    _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights', '_hypers', \
+        '_watch'
 
     @takes_options
     def __init__(self, *args, **kwargs):
@@ -76,7 +78,7 @@ class ConfidentLearningCallback(Callback):
     def _init_state(self):
         super()._init_state()
         vars(self).update(folds=None, splits=None, _record=None, _armed=False, _cancelled=False,
-                          _weights=None)
+                          _weights=None, _hypers=None, _watch=None)
 
     @property
     def oof(self) -> OutOfFold | None:
@@ -88,7 +90,11 @@ class ConfidentLearningCallback(Callback):
         # A prediction or validation within the fit, which holds the lock, must not end the record
         if self.learn.lock.locked(): return
         self._record = None
-        self._armed = self._cancelled = False
+        self._armed = False
+        self._cancelled = False
+        # A fit that an error ended fired no event that could have taken the watch off
+        if self._watch is not None: self._watch.end()
+        self._watch = None
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
         self._record = FitRecord(self.learn, self.learn.opt)
 
@@ -122,6 +128,18 @@ class ConfidentLearningCallback(Callback):
         folds.prepare(self._record)
         self.folds = folds
         self._weights = _fingerprint(learn.model)
+        self._watch = Watch(learn, [o for o in learn.cbs if o.run and is_own(o)])
+
+    def after_batch(self):
+        "Note the rates, to see afterwards whether a tracker changes them between two epochs"
+        if self._armed and self.learn.training: self._hypers = _numbers(self.learn.opt)
+
+    def after_epoch(self):
+        "Note what ReduceLROnPlateau and its like, whose events come before this one, have set"
+        if not self._armed or self.learn.lock.locked(): return
+        now = _numbers(self.learn.opt)
+        if self._hypers is not None and now != self._hypers:
+            self._record.changed[self.learn.epoch] = now
 
     def after_cancel_fit(self):
         "Note that the fit ended early: the folds end it there too"
@@ -137,6 +155,7 @@ class ConfidentLearningCallback(Callback):
         if not armed: return
         self._weights = _fingerprint(self.learn.model)
         if self._cancelled: record.stop_at = self.learn.pct_train
+        if self._watch is not None: self.folds.leave_idle(record, self._watch.end())
         self.folds.follow(record)
 
     def resume(self) -> OutOfFold:
@@ -146,6 +165,11 @@ class ConfidentLearningCallback(Callback):
             raise ValueError("there is nothing to resume: no fit was followed yet")
         self.folds.follow()
         return self.oof
+
+
+def _numbers(opt):
+    "The hyperparameters of each group of parameters"
+    return [dict(o) for o in opt.hypers]
 
 
 def _fingerprint(model):

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from fastcore.basics import store_attr
 from torch.nn import functional as F
 
+from .._rows import aligned, check_same_labels
 from .._text import brief
 from ..issues import find_issues, label_quality
-from ..issues.checks import as_array, check_labels_probs
+from ..issues.checks import as_array, check_labels_probs, lined_up
 from ..losses import soft_targets
 from ..oof import OutOfFold
 from .base import TargetsCallback, n_classes
@@ -29,8 +31,9 @@ class SoftPseudoLabelCallback(TargetsCallback):
     `ConfidentLearningCallback` leave it out, since the models behind the probabilities may have
     seen their fold. For the maths see `soft_targets`. `n_soft` is the number of softened items.
 
-    Raises ValueError, before the first batch, if `source` has none of the training items, or other
-    classes."""
+    Raises ValueError, before the first batch, if `source` has none of the training items, other
+    classes, or, unless `changed_labels`, another label for one of them: rows of a frame that was
+    shuffled and numbered anew have the same ids."""
     _stateattrs = (*TargetsCallback._stateattrs, 'source', '_mask', '_targets')
 
     def __init__(self,
@@ -40,9 +43,10 @@ class SoftPseudoLabelCallback(TargetsCallback):
         temperature: float = 1.,  # Above 1 flattens the probabilities, below 1 sharpens them
         mix: float = 1.,  # Share of the probabilities, 0 to 1; the given label has the rest
         warmup: int = 0,  # Epochs at the start of each fit with the labels as they are
+        changed_labels: bool = False,  # Whether labels may differ from those `source` was made with
     ):
         # Bad arguments must fail here, and not when the fit begins
-        soft_targets(np.eye(2), np.arange(2), np.ones(2), which=which, threshold=threshold,
+        soft_targets(np.eye(2), np.arange(2), np.full(2, True), which=which, threshold=threshold,
                      temperature=temperature, mix=mix)
         if warmup < 0: raise ValueError(f"warmup is {warmup}: pass a number of epochs, 0 or more")
 
@@ -56,7 +60,7 @@ class SoftPseudoLabelCallback(TargetsCallback):
 
     def setup(self, ids):
         "Make the soft targets; returns how many there are, or why there are none, in words"
-        probs, is_issue = _lined_up(self.source, ids, self._labels)
+        probs, is_issue = _lined_up(self.source, ids, self._labels, self.changed_labels)
         known = np.isfinite(probs).all(1)
         given = self._labels.targets
         if self.which == 'issues' and is_issue is None: is_issue = _issues_of(given, probs, known)
@@ -95,6 +99,7 @@ class ItemWeightsCallback(TargetsCallback):
     def __init__(self,
         source: Any,  # OutOfFold, its folder, CleanInterpretation, or (ids, probabilities (m, c))
         score: str | Callable = 'self_confidence',  # Name or function, see `label_quality`
+        changed_labels: bool = False,  # Whether labels may differ from those `source` was made with
     ):
         if not isinstance(score, str) and not callable(score):
             raise TypeError(f"score is a {type(score).__name__}: pass a name or a function, since "
@@ -105,7 +110,7 @@ class ItemWeightsCallback(TargetsCallback):
 
     def setup(self, ids):
         "Make the weights; returns their range, in words"
-        probs, _ = _lined_up(self.source, ids, self._labels)
+        probs, _ = _lined_up(self.source, ids, self._labels, self.changed_labels)
         known = np.isfinite(probs).all(1)
         quality = label_quality(self._labels.targets[known], probs[known], self.score)
         if quality.min() < 0 or quality.sum() <= 0:
@@ -125,13 +130,18 @@ class ItemWeightsCallback(TargetsCallback):
         return (y*self._weights[idxs].to(y.device)[:, None],)
 
 
-def _lined_up(source, ids, labels):
+def _lined_up(source, ids, labels, changed_labels):
     """Probabilities (n, c) in the order of `ids` and of the classes, NaN where unknown; and the
     mask of issues, or None"""
-    theirs, probs, vocab, flags = _read(source)
-    probs = _matched_classes(theirs, probs, vocab, labels)
+    theirs, probs, vocab, flags, given = _read(source)
+    columns = _columns_of(theirs, probs, vocab, labels)
+    probs = probs[:, columns]
     rows = _rows_of(theirs, ids)
     found = rows >= 0
+    if given is not None:
+        at = np.flatnonzero(found)
+        was = np.argsort(columns)[np.asarray(given)[rows[at]]]
+        _check_given([ids[i] for i in at], labels.targets[at], was, labels, changed_labels)
     res = np.full((len(ids), probs.shape[1]), np.nan)
     res[found] = probs[rows[found]]
     known = np.isfinite(res).all(1)
@@ -144,7 +154,8 @@ def _lined_up(source, ids, labels):
 
 
 def _read(source):
-    "Ids, probabilities, vocab and mask of issues that `source` holds; the last two may be None"
+    """Ids, probabilities, vocab, mask of issues and given class indices that `source` holds; the
+    last three may be None"""
     if source is None:
         raise ValueError("source is None: pass an OutOfFold, such as learn.oof after a fit with "
                          "ConfidentLearningCallback; a Learner that was copied or exported leaves "
@@ -153,22 +164,45 @@ def _read(source):
     if getattr(source, 'task', 'classification') != 'classification':
         raise TypeError(f"source is of the task {source.task}: soft targets need one class per "
                         "item")
-    if isinstance(source, OutOfFold): return list(source.ids), source.pred_probs, source.vocab, None
+    if isinstance(source, OutOfFold):
+        return list(source.ids), source.pred_probs, source.vocab, None, source.targets
     # A CleanInterpretation is recognised by its attributes, since its class takes seconds to import
     if hasattr(source, 'issues') and hasattr(source, 'probs'):
         flags = source.issues.is_issue.sort_index().to_numpy(dtype=bool)
-        return list(source.ids), source.probs, getattr(source, 'vocab', None), flags
+        given = getattr(source, 'given', None)
+        return list(source.ids), source.probs, getattr(source, 'vocab', None), flags, given
     try: ids, probs = source
     except (TypeError, ValueError) as e:
         raise TypeError(f"source is a {type(source).__name__}: pass an OutOfFold, a "
                         "CleanInterpretation, (ids, probabilities), or the folder of a saved "
                         "OutOfFold") from e
     ids = [o.as_posix() if isinstance(o, Path) else str(o) for o in ids]
-    return ids, as_array(probs).astype(float), None, None
+    vocab = None
+    if isinstance(probs, pd.DataFrame):
+        # pandas means its labels: those of the rows are ids, and those of the columns are classes
+        _, probs, vocab = lined_up(None, aligned(probs, 'source', ids=ids))
+    return ids, as_array(probs).astype(float), vocab, None, None
 
 
-def _matched_classes(theirs, probs, vocab, labels):
-    "`probs` with the columns in the order of the training set's vocab"
+def _check_given(ids, ours, theirs, labels, changed):
+    """Raise ValueError if an item had another class when the probabilities were made; if `changed`,
+    only if so many had that these are other items"""
+    vocab = range(n_classes(labels)) if labels.vocab is None else labels.vocab
+    advice = ("pass probabilities of this training set, or changed_labels=True if you corrected "
+              "labels since")
+    if changed:
+        # Other items agree by chance alone, which is often if most are of one class
+        c = n_classes(labels)
+        shares = [np.bincount(o, minlength=c)/len(o) for o in (ours, theirs)]
+        if (ours == theirs).mean() >= (1 + shares[0] @ shares[1])/2: return
+        advice = ("so many are no corrections but other items: pass probabilities of this "
+                  "training set")
+    check_same_labels(ids, [vocab[k] for k in ours], [vocab[k] for k in theirs], 'source',
+                      'the training set', advice)
+
+
+def _columns_of(theirs, probs, vocab, labels):
+    "The column of `probs` (c,) of each class of the training set"
     c = n_classes(labels)
     if probs.ndim != 2 or len(theirs) != len(probs):
         raise ValueError(f"source has {len(theirs)} ids, but probabilities of shape {probs.shape}: "
@@ -176,13 +210,13 @@ def _matched_classes(theirs, probs, vocab, labels):
     if probs.shape[1] != c:
         raise ValueError(f"source has {probs.shape[1]} classes, but the training set has {c}: pass "
                          "probabilities of the same classes")
-    if vocab is None or labels.vocab is None or list(vocab) == list(labels.vocab): return probs
+    if vocab is None or labels.vocab is None: return np.arange(c)
 
     at = {str(o): i for i, o in enumerate(vocab)}
     if missing := [o for o in labels.vocab if str(o) not in at]:
         raise ValueError(f"source does not have the class {brief(str(missing[0]))} of the training "
                          "set's vocab: pass probabilities of the same classes")
-    return probs[:, [at[str(o)] for o in labels.vocab]]
+    return np.array([at[str(o)] for o in labels.vocab])
 
 
 def _rows_of(theirs, ids):

@@ -20,6 +20,7 @@ from fastcore.basics import store_attr
 from PIL import Image
 
 from .._images import thumbnail
+from .._text import inert
 from ..interpret import CleanInterpretation
 from ..oof.result import oof_of
 from .confident import ConfidentLearningCallback
@@ -257,8 +258,9 @@ def _cells(values):
 
 
 def _cell(o):
-    "A text, or the labels of an item, as wandb can write it; its pages show cells as plain text"
-    text = ', '.join(map(str, o)) if isinstance(o, (tuple, list)) else str(o)
+    """A text, or the labels of an item, as wandb can write it. Its pages show cells as plain text,
+    but give them out as CSV too"""
+    text = inert(', '.join(map(str, o)) if isinstance(o, (tuple, list)) else str(o))
     return text[:MAX_TEXT].encode(errors='replace').decode()
 
 

@@ -1,9 +1,12 @@
 "The labels, the task and the ids of a data set, read without its inputs if the data set allows it"
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,8 @@ from fastcore.xtras import is_listy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
+
+from .._text import brief, shorten
 
 LONGEST_ID = 200  # Characters; a text that reaches this length is named by its hash
 
@@ -51,7 +56,13 @@ def labels_of(
     _check_data_set(dl, ds)
 
     if isinstance(ds, Tabular): return _table_labels(ds)
-    first, ys, vocab = _lists_targets(ds) if isinstance(ds, Datasets) else _plain_targets(dl, ds)
+    try:
+        found = _lists_targets(ds) if isinstance(ds, Datasets) else _plain_targets(dl, ds)
+        first, ys, vocab = found
+        if ys is not None: ys = list(ys)
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        _name_unreadable(ds, e)
+        raise
     if ys is None:
         raise TypeError("the data set has no labels: build it with a target, or pass "
                         "with_labels=True to test_dl")
@@ -64,6 +75,24 @@ def labels_of(
     if vocab is not None and len(vocab) and not isinstance(vocab[0], str) and is_listy(vocab[0]):
         vocab = vocab[-1]
     return _checked([_array(y) for y in ys], vocab, task)
+
+
+def _name_unreadable(ds, error):
+    """Raise ValueError, naming items, if the labels of some cannot be read, such as a missing one
+    or a class that the vocab lacks, on which fastai fails with an error that names none"""
+    if not isinstance(ds, Datasets) or len(ds.tls) != ds.n_inp + 1: return
+    target = ds.tls[ds.n_inp]
+    bad = []
+    for i in range(len(ds)):
+        try: target[i]
+        except Exception as e: bad.append((i, e))
+    if not bad: return
+    i, e = bad[0]
+    # The tokenizer, or a function of the user's, fails for every item: that is no label's fault
+    if len(bad) == len(ds): return
+    raise ValueError(f"{len(bad)} labels are missing or outside the vocab, first that of item "
+                     f"{brief(ids_of(ds)[i])} ({shorten(e.args[0] if e.args else e, 60)}): correct "
+                     "them or leave the items out") from error
 
 
 def _check_data_set(dl, ds):
@@ -211,26 +240,133 @@ def is_binary_loss(
 def ids_of(
     ds,  # A data set: Datasets, Tabular, or any torch Dataset
     path: Path | str | None = None,  # Folder that file paths are made relative to
-) -> list[str]:  # n texts
+) -> list[str]:  # n different texts
     """The ids of the items of `ds`, by which they are known everywhere.
 
     An id is a file's relative path, a DataFrame's row label, a number or a short text itself, or
-    the hash of a long text. Items of any other kind are named by their position."""
+    the hash of a long text; that of a tuple or list is its first element's. Items of any other kind
+    are named by their position. If that gives two items the same id, tuples and lists are named by
+    another element, or by several; copies are counted, `a.png` and `a.png#2`; and rows that share
+    a row label are named by row label and position, `7@12`, with a warning."""
     items = getattr(ds, 'items', None)
     if items is None or callable(items): return [str(i) for i in range(len(ds))]
     # The index is the only thing that fastai's splits and tokenization leave as it was: find the
-    # rows of a frame by `df.loc[ids]`, never by `df.iloc[positions]`
-    if isinstance(items, (pd.DataFrame, pd.Series)): return [str(o) for o in items.index]
-    return [_id_of(o, i, path) for i, o in enumerate(items)]
+    # rows of a frame by its row labels, never by `df.iloc[positions]`
+    if isinstance(items, (pd.DataFrame, pd.Series)):
+        names = [str(o) for o in items.index]
+        return names if _all_differ(names) else _placed(names, _SHARED_LABEL)
+    names = [_id_of(o, i, path) for i, o in enumerate(items)]
+    return names if _all_differ(names) else _longer(list(items), names, path)
+
+
+def row_labels(
+    ds,  # A data set
+) -> pd.Index | None:
+    "The row labels (n,) of the items of `ds` if they are rows of a DataFrame or Series"
+    items = getattr(ds, 'items', None)
+    return items.index if isinstance(items, (pd.DataFrame, pd.Series)) else None
+
+
+def label_column(
+    ds,  # A data set
+) -> Any:
+    "The column of a DataFrame that `ds` reads its labels from as they are, or None"
+    if isinstance(ds, Tabular): return ds.y_names[0] if len(ds.y_names) == 1 else None
+    if not isinstance(ds, Datasets) or ds.n_inp >= len(ds.tls): return None
+    fs = list(getattr(ds.tls[ds.n_inp].tfms, 'fs', ()))
+    # A function between the column and the vocab may map one to the other
+    if len(fs) != 2 and not (len(fs) == 1 and hasattr(fs[0], 'cols')): return None
+    return column_read(fs[0], ds.tls[ds.n_inp].items)
+
+
+def column_read(
+    f,  # A transform
+    items,  # What it reads
+) -> Any:
+    "The one column of the frame `items` that fastai's ColReader `f` returns unchanged, or None"
+    if not isinstance(items, pd.DataFrame): return None
+    cols = getattr(f, 'cols', None)
+    changed = any(getattr(f, o, None) for o in ('pref', 'suff', 'label_delim'))
+    if not cols or len(cols) > 1 or changed: return None
+    return cols[0] if isinstance(cols[0], str) and cols[0] in items else None
+
+
+_SHARED_LABEL = "give each row its own row label, for example with df.reset_index(drop=True)"
+_SHARED_NAME = "give each item a first element of its own"
+
+
+def _all_differ(names): return len({*names}) == len(names)
 
 
 def _id_of(o, position, path):
     if is_listy(o) and len(o): o = o[0]
+    name = _name(o, path)
+    return str(position) if name is None else name
+
+
+def _name(o, path):
+    "What a number, a path or a text is called; None for anything else"
     if isinstance(o, (int, np.integer)): return str(o)
     if isinstance(o, Path):
         if path and o.is_relative_to(path): o = o.relative_to(path)
         return o.as_posix()
-    if not isinstance(o, str): return str(position)
+    if not isinstance(o, str): return None
     if len(o) < LONGEST_ID and o.isprintable(): return o
     # Saved probabilities and journals hold these hashes: another way to make them would orphan them
     return 'sha1:' + hashlib.sha1(o.encode(errors='surrogatepass')).hexdigest()
+
+
+def _longer(items, names, path):
+    "Different ids for `items`, of which some have the same among `names`"
+    rows = [o if is_listy(o) and len(o) else (o,) for o in items]
+    sizes = {len(o) for o in rows}
+    columns = _columns(rows, min(sizes), path)
+    # Two paths, one of them relative, may be the same text only because one was made relative
+    if path and len({*zip(*_columns(rows, min(sizes), None))}) > len({*zip(*columns)}):
+        columns = _columns(rows, min(sizes), None)
+    if not columns: return _counted(names)
+
+    # The fewest elements that tell as many items apart as all of them do: what they leave alike
+    # are copies, whichever is counted first
+    several = (columns[:i] for i in range(2, len(columns) + 1))
+    most = len({*zip(*columns)})
+    tried = chain(columns, map(_joined, several))
+    names = next((o for o in tried if len({*o}) == most), names)
+    whole = len(sizes) == 1 and len(columns) == min(sizes)
+    return _counted(names) if whole else _placed(names, _SHARED_NAME)
+
+
+def _columns(rows, k, path):
+    "The names of each of the first `k` elements of all `rows`, but not where one has no name"
+    found = map(partial(_column, rows, path), range(k))
+    return [o for o in found if None not in o]
+
+
+def _column(rows, path, j): return [_name(o[j], path) for o in rows]
+
+
+def _joined(columns): return [_name(';'.join(o), None) for o in zip(*columns)]
+
+
+def _counted(names):
+    "`names` with #2, #3, ... behind those that were there before"
+    taken = {*names}
+    count: dict[str, int] = {}
+    res = []
+    for name in names:
+        k = count.get(name, 0) + 1
+        while k > 1 and f'{name}#{k}' in taken: k += 1
+        count[name] = k
+        res.append(name if k == 1 else f'{name}#{k}')
+    return res
+
+
+def _placed(names, advice):
+    "`names` with the position behind those that are there twice, and a warning if there are any"
+    count = Counter(names)
+    shared = [o for o in names if count[o] > 1]
+    if shared:
+        warn(f"{len(shared)} of {len(names)} items share their name, first {brief(shared[0])}: "
+             "they are named by name and position, which another order or selection of the items "
+             f"changes; {advice}", stacklevel=2)
+    return _counted([f'{o}@{i}' if count[o] > 1 else o for i, o in enumerate(names)])

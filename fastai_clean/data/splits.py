@@ -8,14 +8,19 @@ from fastcore.foundation import L
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold
 
+from .._rows import aligned
+from .._text import brief
+from ..issues.checks import as_array
+
 
 def fold_numbers(
     targets: ArrayLike,  # Class indices (n,), numbers (n,) or (n, k), booleans (n, c) of labels
     n_folds: int = 5,  # Number of folds
     splits: Any = None,  # Fold numbers or group ids (n,), scikit-learn splitter; None: stratified
     seed: int = 42,  # Seed of the shuffling; no global random state is touched
+    copies: np.ndarray | None = None,  # Integers (n,), the same for copies of one item
 ) -> np.ndarray:  # (n,) int64, the fold in which each item is held out
-    """The fold of each item.
+    """The fold of each item; copies of one item share a fold if `splits` is None.
 
     Every fold has its share of every class, even of classes rarer than `n_folds`, of low and of
     high numbers, and of the items whose rarest label is the same.
@@ -25,7 +30,10 @@ def fold_numbers(
     must hold out each item exactly once. Raises TypeError if `splits` is a text or a class, and
     ValueError if there are fewer than 2 folds, more folds than items, or if `splits` does not
     fit."""
-    targets = np.asarray(targets)
+    if isinstance(splits, pd.DataFrame) and splits.shape[1] == 1: splits = splits.iloc[:, 0]
+    if isinstance(targets, (pd.Series, pd.DataFrame)):
+        splits = aligned(splits, 'splits', targets.index)
+    targets = as_array(targets, 'targets')
     # Several labels may come as 0 and 1; a matrix of floats is numbers
     if targets.ndim == 2 and targets.dtype.kind in 'iu': targets = targets.astype(bool)
     n = len(targets)
@@ -37,10 +45,17 @@ def fold_numbers(
         return _from_splitter(splits, targets)
     if not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
         raise ValueError(f"n_folds is {n_folds!r}: use at least 2 folds")
+    if isinstance(seed, (bool, np.bool_)):
+        raise ValueError(f"seed is {seed}: pass a whole number, 0 or more")
     if n_folds > n:
         raise ValueError(f"n_folds is {n_folds}, but there are only {n} training items: use fewer "
                          "folds")
 
+    if splits is None and copies is not None:
+        first, at = np.unique(copies, return_index=True, return_inverse=False)
+        if n_folds <= len(first) < n:
+            # The first of several copies decides where all of them go
+            return _stratified(targets[at], n_folds, seed)[np.searchsorted(first, copies)]
     if splits is None: return _stratified(targets, n_folds, seed)
     return _from_array(splits, targets, n_folds, seed)
 
@@ -67,13 +82,18 @@ def _strata(targets):
 def _from_array(splits, targets, n_folds, seed):
     "Folds of an array of fold numbers or of group ids"
     n = len(targets)
-    groups = np.asarray(list(splits) if isinstance(splits, L) else splits)
+    groups = as_array(list(splits) if isinstance(splits, L) else splits, 'splits')
     if groups.ndim != 1 or len(groups) != n:
         raise ValueError(f"splits has shape {groups.shape}, but there are {n} training items: pass "
                          "one number or group id per item, or a scikit-learn splitter")
     if pd.isna(groups).any():
         raise ValueError("splits has missing values: give every item a fold number or group id")
-    values, codes = np.unique(groups, return_inverse=True)
+    try: values, codes = np.unique(groups, return_inverse=True)
+    # Numbers and texts have no order
+    except TypeError: values, codes = np.unique(list(map(repr, groups)), return_inverse=True)
+    if len(values) < 2:
+        raise ValueError(f"splits has {brief(values[0])} for all {n} training items: give them at "
+                         "least 2 fold numbers or group ids")
     if len(values) < n_folds:
         raise ValueError(f"splits has {len(values)} distinct values, fewer than n_folds={n_folds}: "
                          f"pass n_folds={len(values)} to hold out one value at a time")

@@ -3,7 +3,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
@@ -17,14 +17,14 @@ from fastcore.foundation import L
 from sklearn.metrics import r2_score
 
 from .. import issues
-from ..data import Labels, ids_of, labels_of, plain_dl, predict
-from ..data.labels import is_binary_loss
+from ..data import ids_of, plain_dl, predict
 from ..data.predict import infer_act
-from ..dynamics import DYNAMICS_SCORES, dynamics_of
-from ..issues.checks import check_labels_probs
+from ..issues.checks import check_labels_probs, of_classes
+from ..issues.classification import with_names
 from ..issues.columns import Score
-from ..oof.result import OutOfFold, oof_of
-from . import outputs, pictures, tables
+from . import joins, outputs, pictures, tables
+from .decisions import decided, put_decisions
+from .sets import check_oof, find_set, has_reduction, with_dynamics
 
 if TYPE_CHECKING:
     from ..review import ReviewSession
@@ -71,8 +71,9 @@ class CleanInterpretation(ClassificationInterpretation):
         self.given = targs
         if losses is None: losses = _losses(preds, targs, task)
         Interpretation.__init__(self, learn, dl, losses, act)
+        # Before probabilities are scaled: the Learner's threshold is one of its own
+        self.predicted = decided(learn.loss_func, preds, task)
         if calibrate is not None: self._calibrate(calibrate)
-        self.predicted = _decode(self.probs, task)
         c = 0 if task == 'regression' else preds.shape[1]
         self.vocab = L(range(c) if vocab is None else vocab)
         self.ids = ids_of(dl.dataset, learn.path)
@@ -108,11 +109,12 @@ class CleanInterpretation(ClassificationInterpretation):
         p(given), as they are for a loss function that cannot give one per item.
 
         The training set without out-of-fold probabilities is allowed, with a warning: a network has
-        learned its wrong labels. Raises ValueError if the data set is missing or not that of
+        learned its wrong labels. A model that is too weak to judge the labels is named in a
+        warning, see `weakness`. Raises ValueError if the data set is missing or not that of
         `learn.oof`, TypeError if it has no labels."""
-        found = _find_set(learn, ds_idx, dl)
+        found = find_set(learn, ds_idx, dl)
         ids = ids_of(found.dl.dataset, learn.path)
-        score = _with_dynamics(learn, score, ids if found.is_train else None)
+        score = with_dynamics(learn, score, ids if found.is_train else None, found.labels)
         # The training set's own DataLoader augments: its items are loaded as the validation set's
         like = learn.dls[1] if found.is_train and len(learn.dls.loaders) > 1 else None
         dl = plain_dl(found.dl, like=like)
@@ -124,9 +126,10 @@ class CleanInterpretation(ClassificationInterpretation):
             if tta:
                 raise ValueError("tta is for predictions made here: pass it to "
                                  "ConfidentLearningCallback instead")
-            _check_oof(found.oof, labels, ids)
+            check_oof(found.oof, labels, ids)
             how = {**found.oof.config, **how, 'probabilities': 'out-of-fold'}
-            return cls(learn, dl, None, act, found.oof.pred_probs, found.oof.targets, **kw, how=how)
+            return tables.warn_if_weak(cls(
+                learn, dl, None, act, found.oof.pred_probs, found.oof.targets, **kw, how=how))
 
         if found.is_train:
             warn("the Learner has no out-of-fold probabilities (learn.oof): these are in-sample, "
@@ -134,13 +137,14 @@ class CleanInterpretation(ClassificationInterpretation):
                  "ConfidentLearningCallback to find more", stacklevel=2)
         act = infer_act(learn.loss_func, act, labels.task)
         got = predict(learn, dl, act, labels.c, labels.task, tta=tta, features=True,
-                      with_loss=_has_reduction(learn.loss_func))
+                      with_loss=has_reduction(learn.loss_func))
         how |= {'probabilities': 'in-sample' if found.is_train else 'held-out', 'tta': tta}
         # Masks are as the model saw them, which only the loaded batches show
         targs = labels.targets if got.masks is None else got.masks
         # The losses would be those of the plain image, not of the mean with its mirror image
         losses = None if tta else got.losses
-        return cls(learn, dl, losses, act, got.preds, targs, **kw, features=got.features, how=how)
+        return tables.warn_if_weak(cls(
+            learn, dl, losses, act, got.preds, targs, **kw, features=got.features, how=how))
 
     @classmethod
     def compare(cls,
@@ -151,8 +155,8 @@ class CleanInterpretation(ClassificationInterpretation):
         """One row per data set of the Learner, and one per test set: `items`; `probabilities`,
         out-of-fold, in-sample (with the warning of `from_learner`) or held-out; `agreement`, see
         there; `noise_rate`; `n_issues`; `worst_pairs`, given → predicted with their counts, or for
-        several labels per item the classes with most issues. Raises ValueError if a test set has
-        the name of a set of the Learner."""
+        several labels per item the classes with most issues. Empty sets are left out. Raises
+        ValueError if a test set has the name of a set of the Learner, and if all are empty."""
         n = len(learn.dls.loaders)
         names = ['train', 'valid', *map(str, range(2, n))][:n]
         sets = {name: dict(ds_idx=i) for i, name in enumerate(names)}
@@ -166,11 +170,17 @@ class CleanInterpretation(ClassificationInterpretation):
         rows = {}
         worst = {}
         for name, where in sets.items():
+            dl = where['dl'] if 'dl' in where else learn.dls.loaders[where['ds_idx']]
+            # Trained on all data, or exported: there is nothing in it to compare
+            if not len(dl.dataset): continue
             interp = cls.from_learner(learn, **where, **kwargs)
             worst[name] = tables.worst_named(interp)
             rows[name] = dict(items=len(interp.ids), probabilities=interp.how['probabilities'],
                               agreement=interp.agreement, noise_rate=interp.noise_rate,
                               n_issues=len(interp.noisy_idxs()))
+        if not rows:
+            raise ValueError("the Learner's data sets are empty, as an exported Learner's are: "
+                             "pass test=learn.dls.test_dl(items, with_labels=True)")
         df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('set')
         # pandas' text columns refuse class names that UTF-8 cannot hold
         return df.assign(worst_pairs=pd.Series(worst, dtype=object))
@@ -189,13 +199,31 @@ class CleanInterpretation(ClassificationInterpretation):
                              "it out")
 
         f = FINDERS[self.task]
-        if self.task != 'regression': kwargs['vocab'] = list(self.vocab)
-        self.issues = f(self.given, self.probs, ids=self.ids, **kwargs)
+        # By the classes' names, which `find_issues` is not given here
+        if (num := kwargs.get('num_to_remove_per_class')) is not None:
+            kwargs['num_to_remove_per_class'] = of_classes(num, list(self.vocab))
+        if self.task not in ('regression', 'classification'): kwargs['vocab'] = list(self.vocab)
+        preds = self.predicted if self.task == 'regression' else self.probs
+        self.issues = f(self.given, preds, ids=self.ids, **kwargs)
+        # A vocab of numbers could not be told from the class indices: name the classes afterwards
+        if self.task == 'classification': self.issues = with_names(self.issues, list(self.vocab))
+        if self.task == 'multilabel' and 'threshold' in kwargs:
+            self.predicted = self.probs >= kwargs['threshold']
+        put_decisions(self)
         self.filter_by = None
         if 'filter_by' in inspect.signature(f).parameters:
             self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate')
         if self.audited is not None: tables.join_audit(self)
         return self.issues
+
+    def __repr__(self):
+        found = f"{len(self.ids):,} items of the {self.how.get('data set', 'data set')}"
+        parts = [found, f"{self.how.get('probabilities', 'given')} predictions",
+                 f"{int(self.issues.is_issue.sum()):,} label issues"]
+        parts.append(f"R² {self.agreement:.2f}" if self.task == 'regression' else
+                     f"agreement {self.agreement:.1%}")
+        if self.weakness: parts.append('too weak to judge the labels')
+        return f"CleanInterpretation({', '.join(parts)})"
 
     def noisy_idxs(self) -> np.ndarray:
         "Positions in the data set of the label issues, the likeliest first"
@@ -229,7 +257,8 @@ class CleanInterpretation(ClassificationInterpretation):
     def noise_rate(self) -> float:
         """Estimated share of wrong labels, 0 to 1; if items do not have one class each, that of
         flagged items. The mistakes of a weak model count as label errors: if the model is often
-        wrong, the rate is far too high."""
+        wrong, the rate is far too high. Warns, once, of a model that is named in `weakness`."""
+        tables.warn_if_weak(self)
         if self.task != 'classification': return float(self.issues.is_issue.mean())
         return issues.noise_rate(self.given, joint=self.joint)
 
@@ -249,6 +278,7 @@ class CleanInterpretation(ClassificationInterpretation):
         tables.need_classes(self, 'health_score')
         return 1 - self.noise_rate
 
+    weakness = cached_property(tables.weakness)
     health = tables.health
     top_pairs = tables.top_pairs
     advise_filter = tables.advise_filter
@@ -257,6 +287,7 @@ class CleanInterpretation(ClassificationInterpretation):
     print_classification_report = tables.print_classification_report
     evaluate = tables.evaluate
     audit = tables.audit
+    rows = joins.rows
 
     shown = pictures.shown
     plot_noisy = pictures.plot_noisy
@@ -281,7 +312,10 @@ class CleanInterpretation(ClassificationInterpretation):
         # Imported here: the review is a layer below, and looking at a table must not need it
         from ..review import ReviewSession
         tables.need_classes(self, 'review')
-        return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user)
+        sets = {'training set': 'train', 'validation set': 'valid', 'test set': 'test'}
+        name = self.how.get('data set')
+        return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user,
+                             set=sets.get(name, name), rows=joins.own_rows(self))
 
     def _calibrate(self, how):
         if how != 'temperature':
@@ -290,88 +324,6 @@ class CleanInterpretation(ClassificationInterpretation):
         self.how['temperature'] = issues.fit_temperature(self.given, self.probs)
         self.probs = issues.apply_temperature(self.probs, self.how['temperature'])
         self.losses = _losses(self.probs, self.given, self.task)
-
-
-class _Found(NamedTuple):
-    "The data set that `from_learner` was asked for"
-    dl: Any  # Its DataLoader, as it is in the Learner or was passed
-    name: str  # 'training set', ...
-    labels: Labels  # Its labels
-    oof: OutOfFold | None  # Out-of-fold probabilities to use
-    is_train: bool  # Whether it is the training set
-
-
-def _find_set(learn, ds_idx, dl):
-    loaders = learn.dls.loaders
-    if dl is not None and not hasattr(dl, 'dataset'):
-        raise TypeError(f"dl is a {type(dl).__name__}: pass a DataLoader, such as "
-                        "learn.dls.test_dl(items, with_labels=True)")
-    # A copy of the training DataLoader is the training set: its predictions would be in-sample
-    own = [i for i, o in enumerate(loaders) if dl is not None and dl.dataset is o.dataset]
-    if own:
-        ds_idx = own[0]
-        dl = None
-    if dl is not None: return _Found(dl, 'test set', _labels(learn, dl), None, ds_idx == 0)
-
-    if ds_idx is not None and -len(loaders) <= ds_idx < 0: ds_idx += len(loaders)
-    oof = oof_of(learn) if ds_idx in (None, 0) else None
-    if ds_idx is None: ds_idx = 1 if oof is None else 0
-    if not 0 <= ds_idx < len(loaders):
-        raise ValueError(f"ds_idx is {ds_idx}, but the Learner has {len(loaders)} data sets: "
-                         "choose one of them, or train with ConfidentLearningCallback to check the "
-                         "training set")
-    dl = learn.dls[ds_idx]
-    name = {0: 'training set', 1: 'validation set'}.get(ds_idx, f'data set {ds_idx}')
-    return _Found(dl, name, _labels(learn, dl), oof, ds_idx == 0)
-
-
-def _labels(learn, dl): return labels_of(dl, is_binary_loss(learn.loss_func))
-
-
-def _has_reduction(loss_func):
-    "Whether the loss can be told to give one number per item"
-    return hasattr(loss_func, 'reduction') or 'reduction' in inspect.signature(loss_func).parameters
-
-
-def _check_oof(oof, labels, ids):
-    """Raise ValueError if `oof` is not of the training set with these labels and ids, or is not
-    finished"""
-    n = len(ids)
-    if len(oof) != n or oof.ids != ids:
-        raise ValueError(f"learn.oof holds {len(oof)} items, which are not the {n} of the training "
-                         "set: was dls changed? Set learn.oof to the OutOfFold of this training "
-                         "set, or to None")
-    if oof.task != labels.task:
-        raise ValueError(f"learn.oof is of the task {oof.task}, but the training set's labels are "
-                         f"of {labels.task}: set learn.oof to the OutOfFold of this training set, "
-                         "or to None")
-    # The ids alone are not enough: a DataFrame's rows keep theirs while their labels are corrected
-    if labels.targets is not None and not np.array_equal(oof.targets, labels.targets):
-        differ = (oof.targets != labels.targets).reshape(n, -1).any(1).sum()
-        raise ValueError(f"learn.oof was made for other labels: {differ} of {n} differ from the "
-                         "training set's; train a new Learner with ConfidentLearningCallback")
-    if not oof.done.all():
-        missing = sorted(set(oof.fold[~oof.done].tolist()))
-        raise ValueError(f"the folds {missing} of learn.oof are missing, since training was "
-                         "interrupted: finish them with the callback's resume(), or train again")
-
-
-def _with_dynamics(learn, score, ids):
-    """`score` with the names of scores of training dynamics replaced by their values; `ids` None:
-    not the training set"""
-    if isinstance(score, (list, tuple)): return [_with_dynamics(learn, o, ids) for o in score]
-    if not isinstance(score, str) or score not in DYNAMICS_SCORES: return score
-    found = dynamics_of(learn)
-    if found is None or ids is None or found.ids != ids:
-        raise ValueError(f"score is {score!r}, which needs learn.dynamics of this very training "
-                         "set: train with TrainingDynamicsCallback, and pass ds_idx=0")
-    return found.score(score, oof_of(learn))
-
-
-def _decode(preds, task):
-    if task == 'regression': return preds
-    if task == 'multilabel': return preds >= .5
-    return issues.predicted_classes(preds) if task == 'classification' else preds.argmax(1)
 
 
 def _losses(preds, targs, task):

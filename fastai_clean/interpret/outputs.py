@@ -2,6 +2,7 @@
 
 A file is written whole or not at all, and never over another one without `overwrite`."""
 import csv
+import json
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -10,46 +11,51 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from fastai.tabular.core import Tabular
-from fastcore.xtras import is_listy
+from fastcore.foundation import L
 
 from .._files import free_path, write_file
-from .._text import as_text
-from ..data.show import decoded_frame, image_path, readable
+from .._text import as_text, inert
+from ..data.show import decoded_frame, image_path, own_frame, readable
 from .report import page, parts_of
 from .tables import need_classes
 
 if TYPE_CHECKING:
     from .base import CleanInterpretation
 
+ADDED = 'given', 'predicted', 'confidence', 'label_quality', 'is_issue', 'id'
+LISTS = list, tuple, dict, np.ndarray
+
 
 def to_frame(
     interp: 'CleanInterpretation',
     only_issues: bool = True,  # Whether to leave out the items that are not issues
 ) -> pd.DataFrame:
-    """The worst items first: the columns of the data set's DataFrame, or `path` and `label`, and
-    then `predictions`, `confidence` (not for regression) and, for texts and tables, `id`, the row's
-    label.
+    """The worst items first: the columns of the data set's DataFrame, or `path` and `label`; then
+    those of `issues` without what `audit` found: `given` and `predicted`, the Learner's classes or
+    numbers, `confidence` (not for regression), `label_quality`, `is_issue` and `id`.
 
-    A name that the user's frame has already gets a number: `predictions_1`. Several labels are
-    joined by ';'. The full table, with what `audit` found, is `issues`."""
+    `given` is the label that the model was trained or tested on. The user's columns come back as
+    they were, original text too, and may say something else: codes, or, if the labels come from a
+    function, what stood there before `apply_dls`. (fastai has changed some for good: tables are
+    decoded, and of tokenized text that is also relabelled only the tokens may be left.) A column of
+    the user's with one of these names, or named `set`, gets a number: `given_1`. Several labels are
+    joined by ';'."""
     rows = interp.issues[interp.issues.is_issue] if only_issues else interp.issues
     ds = interp.dl.dataset
-    items = getattr(ds, 'items', None)
-    framed = isinstance(items, pd.DataFrame)
-    if isinstance(ds, Tabular): df = decoded_frame(ds).iloc[rows.index]
-    # fastai keeps no original text of tokenized frames
-    elif framed: df = items.iloc[rows.index].map(lambda o: readable(o) if is_listy(o) else o)
+    if isinstance(ds, Tabular): df = _whole(decoded_frame(ds), ds.cont_names).iloc[rows.index]
+    elif (frame := own_frame(ds)) is not None: df = _untokenized(frame.iloc[rows.index])
     else: df = pd.DataFrame({'path': rows.id, 'label': _column(rows.given)}, dtype=object)
 
-    added = {'predictions': _column(rows.predicted).to_numpy()}
-    if 'confidence' in rows: added['confidence'] = rows.confidence.to_numpy()
-    # Rows of images have a path; those of tables and tokenized texts have nothing else to go by
-    if isinstance(ds, Tabular) or framed and items.iloc[0].map(is_listy).any():
-        added['id'] = rows.id.to_numpy(dtype=object)
-    for name, values in added.items():
-        column = pd.Series(values, df.index, dtype=object if values.dtype == object else None)
-        df = df.assign(**{_free_name(name, df): column})
-    return df
+    added = {o: _column(rows[o]) for o in ADDED if o in rows}
+    # A review takes a column `set` for that of the issues
+    taken = {*df, *ADDED, 'set'}
+    new = {}
+    for name in [o for o in df if o in ADDED or o == 'set']:
+        new[name] = next(o for i in count(1) if (o := f'{name}_{i}') not in taken)
+        taken.add(new[name])
+    df = df.rename(columns=new)
+    return df.assign(**{name: pd.Series(o.to_numpy(), df.index, dtype=o.dtype)
+                        for name, o in added.items()})
 
 
 def to_csv(
@@ -58,8 +64,12 @@ def to_csv(
     only_issues: bool = True,  # Whether to leave out the items that are not issues
     overwrite: bool = False,  # Whether to replace a file
 ) -> Path:
-    """Write `to_frame` as CSV. Raises FileExistsError if `path` exists and `overwrite` is False,
-    and another OSError if no file can be written there."""
+    """Write `to_frame` as CSV, lists as JSON. A text or a column's name that a spreadsheet would
+    run, such as `=1+1`, gets an apostrophe in front; `fastai_clean_review` takes it off again, and
+    so does `.str.replace(r"^'(?='*\\s*[=+@-])", '', regex=True)`.
+
+    Raises FileExistsError if `path` exists and `overwrite` is False, and another OSError if no file
+    can be written there."""
     return write_file(path, lambda tmp: _to_csv(interp.to_frame(only_issues), tmp), overwrite)
 
 
@@ -76,8 +86,13 @@ def to_review(
     need_classes(interp, 'review')
     rows = interp.issues
     files = [image_path(interp.dl.dataset, i) for i in rows.index]
-    if all(files): df = rows.assign(path=[o.as_posix() for o in files])
-    else: df = rows.assign(text=[_said(interp.shown(i)) for i in rows.index])
+    if all(files):
+        names = [as_text(o) for o in files]
+        df = rows.assign(path=pd.Series(names, rows.index, dtype=object))
+    else:
+        # As objects: pandas' text columns refuse what UTF-8 cannot hold
+        texts = [_said(interp.shown(i)) for i in rows.index]
+        df = rows.assign(text=pd.Series(texts, rows.index, dtype=object))
     return write_file(path, lambda tmp: _to_csv(df, tmp), overwrite)
 
 
@@ -102,8 +117,7 @@ def to_parquet(
 
     for name in df:
         # Arrow refuses a column of numbers and texts, and texts that UTF-8 cannot hold
-        if pd.api.types.is_object_dtype(df[name]):
-            df[name] = pd.Series([_text_or_missing(o) for o in df[name]], df.index, dtype=object)
+        if pd.api.types.is_object_dtype(df[name]): df[name] = _for_arrow(df[name])
     return write_file(path, lambda tmp: df.to_parquet(tmp, index=False), overwrite)
 
 
@@ -132,10 +146,22 @@ def _column(values):
     return pd.Series(joined, values.index, dtype=values.dtype)
 
 
-def _free_name(name, df):
-    "`name`, or the first of name_1, name_2, ... that is not a column of `df`"
-    names = (f'{name}_{i}' if i else name for i in count())
-    return next(o for o in names if o not in df)
+def _untokenized(df):
+    "`df` with one text in place of the tokens that fastai made of it"
+    for name in [o for o in df if df[o].map(lambda v: isinstance(v, L)).any()]:
+        df = df.assign(**{name: df[name].map(lambda v: readable(v) if isinstance(v, L) else v)})
+    return df
+
+
+def _whole(df, names):
+    "`df` with whole numbers in the columns `names` that had them before they were normalized"
+    for name in names:
+        values = df[name]
+        whole = values.round()
+        # Normalize works in 32 bits: 39 comes back as 39.000004
+        if (np.abs(values - whole) > 1e-5*np.abs(whole).clip(1)).any(): continue
+        df[name] = whole.astype('Int64') if whole.isna().any() else whole.astype(np.int64)
+    return df
 
 
 def _said(item):
@@ -143,13 +169,39 @@ def _said(item):
     return '' if isinstance(item, np.ndarray) else str(item)
 
 
-def _text_or_missing(o): return o if pd.api.types.is_scalar(o) and pd.isna(o) else as_text(o)
+def _for_arrow(values):
+    "A column of objects as it is if Parquet can hold it, else as text"
+    import pyarrow as pa
+    try:
+        # A struct would give every dict the keys of all
+        if not any(isinstance(o, dict) for o in values):
+            pa.array(values, from_pandas=True)
+            return values
+    except (pa.ArrowException, ValueError, TypeError, OverflowError): pass
+    found = [o if pd.api.types.is_scalar(o) and pd.isna(o) else as_text(o) for o in values]
+    return pd.Series(found, values.index, dtype=object)
 
 
 def _to_csv(df, tmp):
     "Write a CSV that every reader reads back as it was"
+    columns = []
+    for i in range(df.shape[1]):
+        column = df.iloc[:, i]
+        if column.dtype.kind not in 'biufcmM':
+            # As objects: pandas' text columns refuse what UTF-8 cannot hold
+            column = pd.Series([inert(_listed(o)) for o in column], df.index, dtype=object)
+        columns.append(column)
     # pandas leaves a lone carriage return unquoted, which ends the row for every reader
-    values = (o for name in df for o in df[[name]].to_numpy().ravel())
-    stray = any(isinstance(o, str) and '\r' in o for o in values)
-    df.to_csv(tmp, index=False, errors='backslashreplace',
-              quoting=csv.QUOTE_NONNUMERIC if stray else csv.QUOTE_MINIMAL)
+    stray = any(isinstance(o, str) and '\r' in o for column in columns for o in column
+                if column.dtype == object)
+    names = [inert(o) for o in df.columns]
+    pd.concat(columns, axis=1).set_axis(names, axis=1).to_csv(
+        tmp, index=False, errors='backslashreplace',
+        quoting=csv.QUOTE_NONNUMERIC if stray else csv.QUOTE_MINIMAL)
+
+
+def _listed(o):
+    "A list as JSON, anything else as it is"
+    if not isinstance(o, LISTS): return o
+    if isinstance(o, np.ndarray): o = o.tolist()
+    return json.dumps(o, ensure_ascii=False, default=str)

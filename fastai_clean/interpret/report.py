@@ -151,7 +151,8 @@ def _drawn(f, style):
         with plt.ioff(), plt.style.context(style):
             axes = [o for o in np.ravel(f()) if o is not None]
             if not axes: return None
-            axes[0].figure.canvas.figure.savefig(file, format='png', dpi=DPI, bbox_inches='tight')
+            # Not bbox_inches='tight', which draws twice: the layouts leave no wide margins
+            axes[0].figure.canvas.figure.savefig(file, format='png', dpi=DPI)
     finally:
         for n in set(plt.get_fignums()) - before: plt.close(n)
     im = Image.open(file).convert('RGB')
@@ -199,6 +200,7 @@ def parts_of(
     if interp.task == 'regression':
         summary['R² of the model on the given labels'] = interp.agreement
     else: summary['labels the model agrees with'] = f'{interp.agreement:.1%}'
+    if interp.weakness: summary['model'] = 'too weak to judge these labels'
     tables = []
     warnings = []
     pictures = [('Label quality', interp.plot_quality)]
@@ -221,6 +223,8 @@ def parts_of(
 
     how |= {'made': f'{datetime.now():%Y-%m-%d %H:%M}', 'task': interp.task}
     how |= {'filter': interp.filter_by, 'model': type(interp.learn.model).__name__}
+    weak = interp.weakness
+    if weak: warnings = [f'{weak[0].upper()}{weak[1:]}.', *warnings]
     if interp.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
     if interp.how.get('probabilities') == 'held-out': warnings.append(TEST)
     rows = [dict(shown=_shrunk(interp.shown(i)), cells=_cells(interp, i, row))
@@ -233,7 +237,7 @@ def _filter_notices(interp):
     advice = advise_filter(interp)
     notice = (f'Filter in use: {interp.filter_by}; advised for these data: {advice.filter_by}. '
               f'{advice.reason}.')
-    return [notice, WEAK_MODEL] if advice.disagreement > WEAK else [notice]
+    return [notice, WEAK_MODEL] if advice.disagreement > WEAK and not interp.weakness else [notice]
 
 
 def _cells(interp, i, row):

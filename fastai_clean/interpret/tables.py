@@ -7,13 +7,16 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 import sklearn.metrics as skm
-from fastcore.xtras import is_listy
 from scipy.stats import bootstrap
 
-from .. import issues
+from .. import _strength, issues
+from .._columns import objects
+from .._text import plain
 from ..data import predict
 from ..data.predict import infer_act
 from ..data.show import image_path
+from ..oof.result import oof_of
+from .joins import corrected
 
 if TYPE_CHECKING:
     from .base import CleanInterpretation
@@ -31,13 +34,38 @@ def need_classes(
                         f"{interp.task}: see `issues`")
 
 
+def weakness(
+    interp: 'CleanInterpretation',
+) -> str:
+    """A sentence with figures if the model is too weak to judge these labels: its counts say little
+    then. Empty if it is not. A model is weak if it agrees with the labels hardly more than it would
+    if they were shuffled (Cohen's kappa not surely above .1; for regression a rank correlation not
+    above .2), or if that is so of one fold, or of single labels."""
+    oof = oof_of(interp.learn) if interp.how.get('probabilities') == 'out-of-fold' else None
+    fold = oof.fold if oof is not None and len(oof) == len(interp.given) else None
+    return _strength.weakness(labelled_of(interp), interp.predicted, interp.task, interp.vocab,
+                              fold)
+
+
+def warn_if_weak(
+    interp: 'CleanInterpretation',
+) -> 'CleanInterpretation':  # The same
+    "Warn that the model is weak, once, in the name of the caller of the function that calls this"
+    if interp.weakness and not getattr(interp, '_warned', False):
+        interp._warned = True
+        warn(interp.weakness, stacklevel=3)
+    return interp
+
+
 def health(
     interp: 'CleanInterpretation',
 ) -> pd.DataFrame:
     """`issues.class_health` of every class, the worst first. Raises TypeError unless items have one
     class"""
     need_classes(interp, 'health')
-    return issues.class_health(interp.given, joint=interp.joint, vocab=list(interp.vocab))
+    df = issues.class_health(interp.given, joint=interp.joint)
+    # A vocab of numbers could not be told from the class indices: name the classes afterwards
+    return df.set_axis(pd.Index(objects(interp.vocab)[df.index], dtype=object, name='class'))
 
 
 def top_pairs(
@@ -76,10 +104,10 @@ def worst_named(
     classes with most issues; otherwise nothing"""
     if interp.task == 'classification':
         pairs = top_pairs(interp, n).itertuples()
-        return ', '.join(f'{o.given} → {o.predicted} ({o.count})' for o in pairs)
+        return ', '.join(f'{plain(o.given)} → {plain(o.predicted)} ({o.count})' for o in pairs)
     if interp.task != 'multilabel': return ''
     counts = interp.issues.worst_class[interp.issues.is_issue].value_counts().head(n)
-    return ', '.join(f'{k} ({v})' for k, v in counts.items())
+    return ', '.join(f'{plain(k)} ({v})' for k, v in counts.items())
 
 
 def class_issues(
@@ -108,9 +136,10 @@ def confusion_matrix(
 def print_classification_report(
     interp: 'CleanInterpretation',
 ) -> None:
-    "Print scikit-learn's classification report. Raises TypeError unless items have one class"
+    """Print scikit-learn's classification report, without what in a name would drive a terminal.
+    Raises TypeError unless items have one class."""
     need_classes(interp, 'print_classification_report')
-    names = [str(o) for o in interp.vocab]
+    names = [plain(o) for o in interp.vocab]
     print(skm.classification_report(interp.given, interp.predicted, labels=range(len(names)),
                                     target_names=names))
 
@@ -167,7 +196,8 @@ def labelled_of(
 
 def evaluate(
     interp: 'CleanInterpretation',
-    corrections: Mapping[int, Any] | pd.Series | None = None,  # Position -> label, by a reviewer
+    # Position or id -> label; or a DataFrame of id and label, such as session.decisions
+    corrections: Mapping[Any, Any] | pd.Series | pd.DataFrame | None = None,
     metrics: Metrics | None = None,  # Name -> function of true and predicted labels
     n_boot: int = 1000,  # Bootstrap samples
     seed: int = 42,  # Seed of the bootstrap
@@ -175,15 +205,17 @@ def evaluate(
     """The model's metrics on the labels as given, with the flagged items left out, and with them
     corrected, each with its 95 % bootstrap interval.
 
-    Without `corrections` the flagged items get the predicted label; without `metrics`, accuracy and
-    F1, or the task's own. Warns that leaving out the flagged items, or giving them the predicted
-    labels, flatters the model: only a reviewer's `corrections` make an honest test set. Raises
-    TypeError for arguments of the wrong kind, and ValueError for corrections that fit no item or
-    class."""
+    `corrections` are a reviewer's: a dict names items by position or id, a Series by the row labels
+    of its index if the items are rows of a DataFrame. Without them the flagged items get the
+    predicted label; without `metrics`, accuracy and F1, or the task's own. Warns that leaving out
+    the flagged items, or giving them the predicted labels, flatters the model: only corrections
+    make an honest test set. Raises TypeError for arguments of the wrong kind, and ValueError for
+    corrections that fit no item or class, differ about one item or were made for other labels."""
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for "
                         "example {'accuracy': sklearn.metrics.accuracy_score}")
-    if corrections is not None and not isinstance(corrections, (Mapping, pd.Series)):
+    kinds = Mapping, pd.Series, pd.DataFrame
+    if corrections is not None and not isinstance(corrections, kinds):
         raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> "
                         "label as in `vocab`")
 
@@ -200,39 +232,12 @@ def evaluate(
 
 
 def _corrected(interp, y, corrections):
+    if corrections is not None: return corrected(interp, y, corrections)
+    flagged = flagged_of(interp)
     fixed = np.array(y)
-    if corrections is None:
-        flagged = flagged_of(interp)
-        fixed[flagged] = interp.predicted[flagged]
-        # Pixels without a label stay so: nothing says whether the model is right there
-        return np.where(y < 0, y, fixed) if interp.task == 'segmentation' else fixed
-
-    for i, label in dict(corrections).items():
-        if not (isinstance(i, (int, np.integer)) and 0 <= i < len(y)):
-            raise ValueError(f"corrections has the position {i!r}: pass positions 0..{len(y) - 1}")
-        fixed[i] = _encoded(interp, label)
-    return fixed
-
-
-def _encoded(interp, label):
-    "A label of `corrections` as `given` holds it"
-    if interp.task == 'regression': return label
-    if interp.task == 'multilabel':
-        names = label.split(';') if isinstance(label, str) else label
-        if not (is_listy(names) or isinstance(names, (set, tuple))): names = [names]
-        names = [o for o in names if o != '']
-        for o in names: _check_known(interp, o)
-        return [o in names for o in interp.vocab]
-    if interp.task != 'classification':
-        raise TypeError(f"corrections of {interp.task} labels are not supported: leave them out")
-    _check_known(interp, label)
-    return list(interp.vocab).index(label)
-
-
-def _check_known(interp, label):
-    if label not in interp.vocab:
-        raise ValueError(f"corrections has the label {label!r}, which is not in the vocab: pass "
-                         "one of its names")
+    fixed[flagged] = interp.predicted[flagged]
+    # Pixels without a label stay so: nothing says whether the model is right there
+    return np.where(y < 0, y, fixed) if interp.task == 'segmentation' else fixed
 
 
 def _f1_macro(y, p): return skm.f1_score(y, p, average='macro', zero_division=0)

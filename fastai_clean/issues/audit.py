@@ -11,10 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from .._columns import objects
-from .checks import as_array, check_labels_probs
-from .columns import check_choice, check_numbers
-from .multilabel import find_multilabel_issues
-from .regression import OUTRE_MAX, find_regression_issues
+from .._rows import aligned
+from .checks import as_array, check_labels_probs, workers
+from .columns import check_choice, check_numbers, index_of
+from .multilabel import check_multilabel, find_multilabel_issues, indicators
+from .regression import OUTRE_MAX, find_regression_issues, in_order_of
 
 TASKS = 'classification', 'multilabel', 'regression'
 # Modes of images that cleanvision can read
@@ -28,7 +29,7 @@ def audit(
     *,
     task: str = 'classification',  # 'classification', 'multilabel' or 'regression'
     paths: Sequence | None = None,  # Image file of each item (n,), or None; None: no image checks
-    n_jobs: int = 1,  # Processes that read images
+    n_jobs: int = 1,  # Processes that read images; -1: one per processor
     vocab: Sequence | None = None,  # Names of the c classes, in the order of the columns
 ) -> pd.DataFrame:  # n rows in the order of the data set
     """What may be wrong with each item: for each issue type a column `is_<type>_issue` and a score
@@ -54,15 +55,10 @@ def audit(
     check_choice('task', task, TASKS)
     lab_class = _import('cleanlab.datalab.datalab', 'cleanlab[datalab]').Datalab
     imagelab = None if paths is None else _import('cleanvision', 'cleanvision').Imagelab
+    index = index_of(labels, pred_probs)
     labels, pred_probs = _check(labels, pred_probs, task, vocab)
-    n = len(labels)
-    if features is not None:
-        features = check_numbers('features', features, (2,))
-        if len(features) != n:
-            raise ValueError(f"features has {len(features)} rows for {n} labels: pass one per item")
-    if paths is not None and len(paths) != n:
-        raise ValueError(f"paths has {len(paths)} files for {n} labels: pass one per item, None if "
-                         "it has none")
+    features, paths = _check_inputs(features, paths, index, len(labels))
+    n_jobs = workers(n_jobs)
 
     # Datalab seeds numpy's global generator, which belongs to the user
     state = np.random.get_state()
@@ -72,25 +68,46 @@ def audit(
         if paths is not None: parts.append(_image_issues(imagelab, paths, n_jobs))
     finally: np.random.set_state(state)
 
-    df = pd.DataFrame(index=pd.RangeIndex(n, name='position'))
+    df = pd.DataFrame(index=pd.RangeIndex(len(labels), name='position'))
     for columns, _ in parts:
         for name, values in columns.items(): df[f'image_{name}' if name in df else name] = values
     df.attrs['summary'] = [o for _, summary in parts for o in summary]
     return df
 
 
+def _check_inputs(features, paths, index, n):
+    "Features and paths, a list, in the order of the n labels"
+    if index is not None:
+        features = aligned(features, 'features', index)
+        paths = aligned(paths, 'paths', index)
+    if features is not None:
+        features = check_numbers('features', features, (2,))
+        if len(features) != n:
+            raise ValueError(f"features has {len(features)} rows for {n} labels: pass one per item")
+    if paths is not None and len(paths) != n:
+        raise ValueError(f"paths has {len(paths)} files for {n} labels: pass one per item, None if "
+                         "it has none")
+    # A Series would be asked for its row labels
+    return features, None if paths is None else list(paths)
+
+
 def _check(labels, pred_probs, task, vocab):
-    if task == 'multilabel': labels = check_numbers('labels', labels, (2,))
-    elif task == 'regression': labels = check_numbers('labels', labels, (1, 2))
-    elif pred_probs is not None: return check_labels_probs(labels, pred_probs, vocab)
-    else: return _class_indices(labels, vocab), None
-    return labels, None if pred_probs is None else as_array(pred_probs)
+    if task == 'multilabel':
+        if pred_probs is not None: return check_multilabel(labels, pred_probs, vocab)[:2]
+        if vocab is not None: labels = indicators(labels, len(vocab), vocab)
+        return check_numbers('labels', labels, (2,)), None
+    if task == 'regression':
+        pred_probs = in_order_of(labels, pred_probs)
+        labels = check_numbers('labels', labels, (1, 2))
+        return labels, None if pred_probs is None else as_array(pred_probs, 'pred_probs')
+    if pred_probs is not None: return check_labels_probs(labels, pred_probs, vocab)
+    return _class_indices(labels, vocab), None
 
 
 def _class_indices(labels, vocab):
     "Class indices if there are no probabilities; without a vocab, of the classes in `labels`"
     if isinstance(labels, (list, tuple)): labels = pd.Series(labels).to_numpy()
-    labels = as_array(labels)
+    labels = as_array(labels, 'labels')
     if labels.ndim != 1 or not len(labels):
         raise ValueError(f"labels has shape {labels.shape}: pass one per item, at least 1 item")
     if pd.isna(labels).any():

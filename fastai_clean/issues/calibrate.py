@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from .checks import check_labels_probs
+from .checks import check_labels_probs, check_probs
 
 CHUNK = 2**22  # Probabilities in work at a time
 
@@ -38,7 +38,7 @@ def apply_temperature(
 ) -> np.ndarray:  # (n, c), a new array
     """Probabilities with their logarithms divided by `temperature`, which changes no item's ranking
     of the classes. Raises ValueError if it is not above 0"""
-    pred_probs = check_labels_probs(np.zeros(len(pred_probs), dtype=int), pred_probs)[1]
+    pred_probs = check_probs(pred_probs)
     if not temperature > 0: raise ValueError(f"temperature is {temperature}: pass a number above 0")
 
     res = np.empty_like(pred_probs)

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._rows import aligned
+from .._text import brief
+
 TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
 
 
@@ -21,16 +24,94 @@ def check_labels_probs(
     Raises TypeError for anything but numbers, and ValueError for shapes that do not fit, values
     outside 0..1, NaN, rows that do not sum to 1 and labels outside the vocab; the message names
     the first bad row."""
+    labels, pred_probs, vocab = lined_up(labels, pred_probs, vocab)
+    probs = check_probs(pred_probs)
+    return check_labels(labels, len(probs), probs.shape[1], vocab), probs
+
+
+def check_probs(
+    pred_probs: Any,  # Probabilities (n, c)
+) -> np.ndarray:  # Floats (n, c), copied only if need be
+    "The probabilities alone; raises as `check_labels_probs` does"
     probs = as_probs(pred_probs)
     probs = probs.astype(float_of(probs.dtype), copy=False)
-    if check_rows(probs): probs = probs.clip(0, 1)
-    return check_labels(labels, len(probs), probs.shape[1], vocab), probs
+    return probs.clip(0, 1) if check_rows(probs) else probs
+
+
+def lined_up(
+    labels: Any,  # Given labels; a Series or DataFrame by its index
+    pred_probs: Any,  # Probabilities; a DataFrame by its index and its columns
+    vocab: Sequence | None = None,  # Names of the classes, or None
+) -> tuple[Any, Any, Sequence | None]:  # The same, in the order of `labels` and of `vocab`
+    """`pred_probs` with the rows of `labels` and the columns of `vocab`, if it is a DataFrame: its
+    columns are the vocab if none is passed, unless they are the numbers 0..c-1.
+
+    Raises ValueError if rows or columns appear twice or do not fit."""
+    if not isinstance(pred_probs, pd.DataFrame): return labels, pred_probs, vocab
+    if isinstance(labels, (pd.Series, pd.DataFrame)) and not labels.index.equals(pred_probs.index):
+        pred_probs = aligned(pred_probs, 'pred_probs', labels.index)
+    return labels, by_column(pred_probs, 'pred_probs', vocab), _vocab_of(labels, pred_probs, vocab)
+
+
+def by_column(
+    df: pd.DataFrame,
+    name: str,  # What the user calls it, for the message
+    vocab: Sequence | None,  # Names of the classes, or None
+    names: str = 'the vocab',  # What the user calls `vocab`, for the message
+) -> pd.DataFrame:
+    "`df` with its columns in the order of `vocab`, unless they are the numbers 0..c-1"
+    if not df.columns.is_unique:
+        twice = df.columns[df.columns.duplicated()][0]
+        raise ValueError(f"{name} has the column {brief(twice)} twice: name each class once")
+    columns = list(df.columns)
+    if vocab is None or not hasattr(vocab, '__len__') or columns == list(vocab): return df
+    # Those that pandas gives to the columns of an array may be meant as positions
+    if isinstance(df.columns, pd.RangeIndex) and {*columns} == {*vocab}:
+        raise ValueError(f"the columns of {name} are the numbers 0..{len(columns) - 1}, which can "
+                         f"be read as positions in {names} and as values of it, which differ: "
+                         "pass an array if the columns are in its order, or name them by texts")
+    if len(columns) == len(vocab) and {*columns} == {*vocab}:
+        # Not by the names themselves: a list of booleans would choose rows
+        at = {o: i for i, o in enumerate(columns)}
+        return df.iloc[:, [at[o] for o in vocab]]
+    if _is_numbered(columns): return df
+    lost = [o for o in vocab if o not in columns]
+    extra = [o for o in columns if o not in {*vocab}]
+    found = f"no column {brief(lost[0])}" if lost else f"the column {brief(extra[0])}"
+    where = 'which is' if lost else 'which is not'
+    raise ValueError(f"{name} has {found}, {where} in {names}: name its columns as {names} does, "
+                     "or pass an array")
+
+
+def _is_numbered(columns):
+    return columns == [*range(len(columns))] and not any(isinstance(o, bool) for o in columns)
+
+
+def _vocab_of(labels, df, vocab):
+    if vocab is not None: return vocab
+    columns = list(df.columns)
+    if _is_numbered(columns): return None
+    texts = [str(i) for i in range(len(columns))]
+    # A file holds the numbers of the columns as texts, which sort as 0, 1, 10, 2
+    if columns != texts and {*columns} == {*texts} and labels is not None:
+        if as_array(labels, 'labels').dtype.kind in 'iu':
+            i = next(i for i, o in enumerate(columns) if o != texts[i])
+            raise ValueError(f"labels are integers, while column {i} of pred_probs is called "
+                             f"{brief(columns[i])}: make the names of the columns integers")
+    return columns
 
 
 def as_array(
     x: Any,  # Array, list, DataFrame, or tensor on any device
+    name: str = 'the array',  # What the user calls it, for the message
 ) -> np.ndarray:
-    "`x` as an array, copied only if need be"
+    "`x` as an array, copied only if need be. Raises ValueError if some of its values are masked"
+    # numpy would give the values behind the mask, which are not meant to be there
+    if isinstance(x, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(x).sum())
+        if masked:
+            raise ValueError(f"{name} has {masked} masked values: leave those items out, or fill "
+                             "them")
     # A tensor is known by its methods, so that tables can be checked without importing torch
     if not hasattr(x, 'detach'): return np.asarray(x)
     x = x.detach().cpu()
@@ -59,8 +140,9 @@ def as_probs(
 ) -> np.ndarray:  # Copied only if need be
     """`pred_probs` as an array of numbers (n, c). Raises as `check_labels_probs` does, but does not
     look at the values"""
-    try: probs = as_array(pred_probs)
+    try: probs = as_array(pred_probs, 'pred_probs')
     except ValueError as e:
+        if isinstance(pred_probs, np.ma.MaskedArray): raise
         raise ValueError(f"pred_probs is not a table ({e}): pass one row of c numbers per "
                          "item") from e
     if probs.dtype.kind not in 'fiu':
@@ -120,38 +202,79 @@ def check_labels(
 ) -> np.ndarray:  # int64 (n,)
     "The class indices of `labels`; raises as `check_labels_probs` does"
     check_vocab(vocab, c, 'columns', 'column')
-    y = as_array(labels)
+    # A frame of one column is as good as a Series
+    if isinstance(labels, pd.DataFrame) and labels.shape[1] == 1: labels = labels.iloc[:, 0]
+    y = as_array(labels, 'labels')
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label "
                          "per item")
-    if y.dtype.kind not in 'iub': y = _looked_up(y, c, vocab)
+    if y.dtype.kind not in 'iub':
+        if pd.isna(y).any():
+            raise ValueError(f"labels has {pd.isna(y).sum()} missing values: label the items or "
+                             "leave them out")
+        y = _typed(y)
+    if vocab is not None and not _are_positions(y, c, list(vocab)): return _looked_up(y, vocab)
+    if y.dtype.kind not in 'iub' and not all(isinstance(o, Integral) for o in y):
+        raise TypeError(f"labels has dtype {y.dtype}: pass class indices 0..{c - 1}, or vocab= to "
+                        "name the columns")
 
     bad = (y < 0) | (y >= c)
     if bad.any():
         raise ValueError(f"labels has {bad.sum()} values outside the vocab, first "
-                         f"{y[bad.argmax()]} at position {bad.argmax()}: pred_probs has {c} "
+                         f"{brief(y[bad.argmax()])} at position {bad.argmax()}: pred_probs has {c} "
                          f"columns, so labels must be 0..{c - 1}")
     return y.astype(np.int64, copy=False)
 
 
-def _looked_up(y, c, vocab):
-    "Indices of the values of `vocab`"
-    if pd.isna(y).any():
-        raise ValueError(f"labels has {pd.isna(y).sum()} missing values: label the items or leave "
-                         "them out")
-    if y.dtype == object and all(isinstance(o, (int, np.integer)) for o in y):
-        # Integers beyond 64 bits overflow an astype; clipped, they are still outside the vocab
-        return y.clip(-1, c).astype(np.int64)
-    if vocab is None:
-        raise TypeError(f"labels has dtype {y.dtype}: pass class indices 0..{c - 1}, or vocab= to "
-                        "name the columns")
+def _typed(y):
+    "Objects that are all booleans or integers of 64 bits, as pandas' own types give them, as such"
+    if y.dtype != object: return y
+    if all(isinstance(o, (bool, np.bool_)) for o in y): return y.astype(bool)
+    if not all(isinstance(o, Integral) for o in y): return y
+    try: return y.astype(np.int64)
+    except OverflowError: return y
 
+
+def _are_positions(y, c, vocab):
+    """Whether labels are class indices, and not values of `vocab`: numbers and booleans in it are
+    names. Raises ValueError if they can be both, and mean something else then"""
+    if y.dtype.kind not in 'iub': return all(isinstance(o, Integral) for o in y)
+    numbers = any(isinstance(o, (Real, np.bool_)) for o in vocab)
+    if y.dtype != bool and not numbers: return True
+    values = np.unique(y).tolist()
     index = {v: i for i, v in enumerate(vocab)}
-    unknown = sorted({repr(v) for v in y.tolist() if v not in index})
+    named = all(v in index for v in values)
+    if y.dtype == bool:
+        if named: return False
+        # fastai turns a column of booleans into these texts
+        if {*map(str, values)} <= {*vocab}: return False
+        raise ValueError(f"labels are booleans, but the vocab is {brief(vocab)}: pass values of "
+                         "the vocab, or their positions as integers")
+    if not named:
+        outside = [v for v in values if v not in index]
+        if all(isinstance(o, Real) for o in vocab) and not 0 <= min(values) <= max(values) < c:
+            raise ValueError(f"labels has {len(outside)} values outside the vocab, for example "
+                             f"{brief(outside[0])}: correct them or add them to vocab and "
+                             "pred_probs")
+        return True
+    changed = [v for v in values if index[v] != v]
+    if changed and 0 <= min(values) and max(values) < c:
+        raise ValueError(f"labels can be read as values of the vocab and as positions in it, which "
+                         f"differ: {brief(changed[0])} is at position {index[changed[0]]} of "
+                         f"{brief(vocab)}; pass texts for both, or positions without a vocab")
+    return not changed
+
+
+def _looked_up(y, vocab):
+    "Indices of the values of `vocab`"
+    index = {v: i for i, v in enumerate(vocab)}
+    if y.dtype == bool and {'False', 'True'} & {*index}: y = y.astype(str)
+    y = y.tolist()
+    unknown = sorted({brief(v) for v in y if v not in index})
     if unknown:
         raise ValueError(f"labels has {len(unknown)} values outside the vocab, for example "
-                         f"{unknown[0][:80]}: correct them or add them to vocab and pred_probs")
-    return np.array([index[v] for v in y.tolist()])
+                         f"{unknown[0]}: correct them or add them to vocab and pred_probs")
+    return np.array([index[v] for v in y], dtype=np.int64)
 
 
 def check_two_classes(
@@ -168,7 +291,8 @@ def check_options(
     frac_noise: float = 1.,  # As in `find_issues`, as are those below
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
-) -> dict:  # The same, `num_to_remove_per_class` as a list of ints or None
+    vocab: Sequence | None = None,  # Names of the classes, for numbers that are given by them
+) -> dict:  # The first three, `num_to_remove_per_class` as a list of ints or None
     "Raise ValueError if an option of the filters is not a valid number"
     if not isinstance(frac_noise, Real) or not 0 <= frac_noise <= 1:
         raise ValueError(f"frac_noise is {frac_noise!r}: pass a share from 0 to 1")
@@ -177,14 +301,37 @@ def check_options(
                          "number, 0 or more")
 
     remove = None
-    if num_to_remove_per_class is not None: remove = _check_remove(num_to_remove_per_class, c)
+    if num_to_remove_per_class is not None:
+        remove = check_remove(of_classes(num_to_remove_per_class, vocab), c)
     return dict(frac_noise=frac_noise, num_to_remove_per_class=remove,
                 min_examples_per_class=min_examples_per_class)
 
 
-def _check_remove(num, c):
-    "`num_to_remove_per_class` as a list of integers"
-    try: num = np.asarray(num)
+def of_classes(
+    numbers: Any,  # `num_to_remove_per_class`: a Series or dict by class, or in their order
+    vocab: Sequence | None,  # Names of the classes; None: their indices
+) -> Any:
+    "`numbers` in the order of the classes. Raises ValueError if it has others"
+    if not isinstance(numbers, (pd.Series, dict)): return numbers
+    numbers = pd.Series(numbers)
+    classes = list(range(len(numbers)) if vocab is None else vocab)
+    if _is_numbered([*numbers.index]) and not any(isinstance(o, Real) for o in classes):
+        return numbers.to_numpy()
+    at = {o: i for i, o in enumerate(numbers.index)}
+    odd = [o for o in at if o not in {*classes}] + [o for o in classes if o not in at]
+    if odd or len(numbers) != len(classes):
+        first = f', {brief(odd[0])} is not in both' if odd else ''
+        raise ValueError(f"num_to_remove_per_class has numbers for {len(numbers)} classes, and "
+                         f"the vocab {len(classes)}{first}: pass one number per class, by its name")
+    return numbers.iloc[[at[o] for o in classes]].to_numpy()
+
+
+def check_remove(
+    num: Any,  # `num_to_remove_per_class`, in the order of the classes
+    c: int,  # Number of classes
+) -> list[int]:
+    "The same as integers. Raises ValueError unless they are c whole numbers, 0 or more"
+    try: num = as_array(num, 'num_to_remove_per_class')
     except ValueError: num = np.asarray(num, dtype=object)  # Rows of different lengths
     if num.shape != (c,):
         raise ValueError(f"num_to_remove_per_class has shape {num.shape}, but pred_probs has {c} "

@@ -6,7 +6,18 @@ import numpy as np
 import pandas as pd
 
 from .checks import check_options, check_two_classes
-from .columns import Score, any_score, as_is, check_choice, id_column, names_of, worst_first
+from .columns import (
+    Score,
+    any_score,
+    as_is,
+    check_choice,
+    id_column,
+    index_of,
+    names_of,
+    score_of,
+    warn_of_twins,
+    worst_first,
+)
 from .confident import FILTERS, SCORES, StreamedIssues
 
 
@@ -28,6 +39,9 @@ def find_issues(
 
     `confidence` is the probability of the predicted class, 0 to 1; `label_quality` is the result of
     the function `label_quality`, also 0 to 1 if `score` is a name. Ties keep the data set's order.
+    pandas means its labels: a DataFrame of probabilities is brought into the order of the index of
+    `labels` and of `vocab` (its columns, if there is no other), `ids` and `score` into that of
+    `labels`; what does not fit is refused. Numbers in a `vocab` are names.
     `pred_probs` may be a memory map: it is read in chunks. Method: Northcutt, Jiang and Chuang,
     "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021. Raises ValueError or
     TypeError as `check_labels_probs` does, and ValueError for an unknown filter or score.
@@ -44,15 +58,30 @@ def find_issues(
                               entropy=isinstance(score, str) and score == SCORES[-1])
     c = len(streamed.counts)
     check_two_classes(streamed.labels)
-    options = check_options(c, frac_noise, num_to_remove_per_class, min_examples_per_class)
-    column = id_column(ids, len(streamed.labels))
+    options = check_options(c, frac_noise, num_to_remove_per_class, min_examples_per_class,
+                            streamed.vocab)
+    column = id_column(ids, len(streamed.labels), index_of(labels, pred_probs))
+    score = score_of(score, labels, pred_probs)
 
-    names = names_of(c, vocab)
+    warn_of_twins(streamed.vocab)
+    names = names_of(c, streamed.vocab)
     return worst_first(pd.DataFrame({
         'id': as_is(column), 'given': as_is(names[streamed.labels]),
         'predicted': as_is(names[streamed.predicted]), 'confidence': streamed.confidence,
         'label_quality': _quality(streamed, score),
         'is_issue': streamed.mask(filter_by, **options)}))
+
+
+def with_names(
+    df: pd.DataFrame,  # Table of `find_issues`, made without a vocab
+    vocab: Sequence,  # Names of the classes
+) -> pd.DataFrame:
+    """The table with the classes' names. For tables of class indices whose vocab holds numbers:
+    `find_issues` could not tell the two apart"""
+    names = names_of(len(vocab), vocab)
+    warn_of_twins(vocab)
+    named = {o: pd.Series(as_is(names[df[o]])).set_axis(df.index) for o in ('given', 'predicted')}
+    return df.assign(**named)
 
 
 def label_quality(
@@ -73,7 +102,8 @@ def label_quality(
     >>> label_quality([0, 1], [[.9, .1], [.7, .3]], ['self_confidence', [.5, .4]])
     array([1. , 0.5])
     """
-    return _quality(StreamedIssues(labels, pred_probs), score)
+    streamed = StreamedIssues(labels, pred_probs)
+    return _quality(streamed, score_of(score, labels, pred_probs))
 
 
 def _quality(streamed, score):

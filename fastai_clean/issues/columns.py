@@ -1,12 +1,16 @@
 "What the issue tables of every task share: their columns, their order, and checks of arrays"
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
+from unicodedata import category, east_asian_width, normalize
+from warnings import warn
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from .._columns import objects
+from .._rows import aligned
+from .._text import shorten
 from .checks import as_array
 
 Score: TypeAlias = str | Callable | Sequence | np.ndarray | pd.Series  # What `any_score` takes
@@ -28,6 +32,28 @@ def as_is(
     return pd.Series(values, dtype=object) if values.dtype == object else values
 
 
+def warn_of_twins(
+    vocab: Sequence | None,  # Names of the classes, or None
+) -> None:
+    """Warn of names that look the same, since they differ in blanks, in the form of their Unicode
+    characters, or in their width alone: they are mostly one class, whose items then look wrong"""
+    seen: dict[str, str] = {}
+    twins = []
+    for o in vocab if vocab is not None else ():
+        if not isinstance(o, str): continue
+        # NFKC for width alone: it also takes m² for m2, which look different
+        one_width = (normalize('NFKC', k) if east_asian_width(k) in 'FH' else k for k in o)
+        visible = ''.join(k for k in ''.join(one_width) if category(k) != 'Cf')
+        first = seen.setdefault(' '.join(normalize('NFC', visible).split()), o)
+        if first != o: twins.append((first, o))
+    if not twins: return
+    others = f' and {len(twins) - 1} more' if len(twins) > 1 else ''
+    # In ASCII, where the two forms of é and the kinds of blanks can be told apart
+    a, b = (ascii(shorten(o, 40)) for o in twins[0])
+    warn(f"vocab has classes that look the same, {a} and {b}{others}: give them one name, or names "
+         "that can be told apart", stacklevel=3)
+
+
 def names_of(
     c: int,  # Number of classes, or of outputs
     vocab: Sequence | None = None,  # Their names, or None
@@ -39,14 +65,41 @@ def names_of(
 def id_column(
     ids: Sequence | None,  # Stable names of the items, or None
     n: int,  # Number of items
+    index: pd.Index | None = None,  # Row labels of the items, for `ids` that is a Series
 ) -> np.ndarray:  # (n,) the names, or 0..n-1
     """The `id` column. Raises TypeError if `ids` is not a list, ValueError unless it has one name
     per item"""
     if ids is None: return np.arange(n)
     if not hasattr(ids, '__len__'): raise TypeError(f"ids is {ids!r}: pass a list of {n} names")
+    if isinstance(ids, pd.DataFrame) and ids.shape[1] == 1: ids = ids.iloc[:, 0]
+    if index is not None: ids = aligned(ids, 'ids', index)
     if len(ids) != n:
         raise ValueError(f"ids has {len(ids)} names for {n} labels: pass one per item")
     return objects(ids)
+
+
+def index_of(
+    labels: Any,  # What the user passed as labels
+    preds: Any = None,  # What the user passed as predictions
+) -> pd.Index | None:
+    "The row labels of the items, if one of the two has any"
+    for o in (labels, preds):
+        if isinstance(o, (pd.Series, pd.DataFrame)): return o.index
+    return None
+
+
+def score_of(
+    score: Score,  # What the user passed
+    labels: Any,
+    preds: Any = None,
+) -> Score:
+    "`score`, a Series of it in the order of the items, whose row labels `labels` or `preds` has"
+    index = index_of(labels, preds)
+    if index is None: return score
+    if isinstance(score, (list, tuple)) and any(map(_is_score, score)):
+        return [score_of(o, labels, preds) for o in score]
+    if not isinstance(score, pd.Series): return score
+    return aligned(score, 'score', index).to_numpy()
 
 
 def any_score(
@@ -68,8 +121,16 @@ def any_score(
         if not np.array_equal(np.sort(score.index), np.arange(n)):
             raise ValueError(f"score is a Series whose index is not the positions 0..{n - 1}: pass "
                              "score.to_numpy() in the order of the data set")
+        if score.index.name != 'position' and not np.array_equal(score.index, np.arange(n)):
+            # Rows of a shuffled frame have these numbers too, in the order of the data set
+            raise ValueError("score is a Series whose index is the positions in another order, but "
+                             "not named 'position', as that of an issue table is: pass "
+                             "score.to_numpy() if it is in the order of the data set, else "
+                             "score.sort_index()")
         score = score.sort_index()
-    values = np.asarray(score(labels, preds) if callable(score) else score, dtype=float)
+    values = as_array(score(labels, preds) if callable(score) else score, 'score')
+    # pandas' own missing value is no float
+    values = np.where(pd.isna(values), np.nan, values).astype(float)
     if values.shape != (n,):
         found = f'{len(values)} scores' if values.ndim == 1 else f'shape {values.shape}'
         raise ValueError(f"score gives {found} for {n} items: pass one per item, low if its label "
@@ -99,7 +160,10 @@ def check_numbers(
     ndims: Collection[int],  # Numbers of axes that it may have
 ) -> np.ndarray:
     "`x` as an array of finite numbers. Raises TypeError or ValueError if it is not"
-    x = as_array(x)
+    try: x = as_array(x, name)
+    except ValueError as e:
+        if isinstance(x, np.ma.MaskedArray): raise
+        raise ValueError(f"{name} is not a table ({e}): pass rows of one length") from e
     if x.dtype.kind not in 'fiub':
         raise TypeError(f"{name} has dtype {x.dtype}: pass an array of numbers")
     if x.ndim not in ndims or not x.size:

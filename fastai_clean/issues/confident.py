@@ -16,6 +16,7 @@ from .checks import (
     check_rows,
     check_two_classes,
     float_of,
+    lined_up,
     workers,
 )
 from .columns import check_choice
@@ -51,6 +52,8 @@ class StreamedIssues:
         chunk: int | None = None,  # Probabilities in a chunk; None: `CHUNK`
         n_jobs: int | None = 1,  # Threads; -1 or None: one per processor
     ):
+        labels, pred_probs, vocab = lined_up(labels, pred_probs, vocab)
+        self.vocab = vocab
         self.probs = as_probs(pred_probs)
         n, c = self.probs.shape
         self.labels = check_labels(labels, n, c, vocab)
@@ -184,7 +187,7 @@ class StreamedIssues:
         check_choice('filter_by', filter_by, FILTERS)
         check_two_classes(self.labels)
         options = check_options(len(self.counts), frac_noise, num_to_remove_per_class,
-                                min_examples_per_class)
+                                min_examples_per_class, self.vocab)
         if filter_by not in PRUNE and num_to_remove_per_class is not None:
             raise ValueError(f"num_to_remove_per_class is for {', '.join(PRUNE)}, but filter_by is "
                              f"{filter_by!r}: leave it out or choose one of these")
@@ -265,10 +268,10 @@ def _chosen(name, value, choices):
 
 
 def predicted_classes(
-    pred_probs: np.ndarray,  # Probabilities (n, c)
-) -> np.ndarray:  # (n,)
-    "`argmax` of each row"
+    pred_probs: np.ndarray,  # Probabilities (n, c), or (n, c, ...)
+) -> np.ndarray:  # (n,), or (n, ...)
+    "`argmax` over the classes"
     # Chunk by chunk, since numpy's argmax copies a read-only array, such as a memory map, whole
-    size = max(1, CHUNK//pred_probs.shape[1])
+    size = max(1, CHUNK//max(1, pred_probs[:1].size))
     parts = [pred_probs[i:i + size].argmax(1) for i in range(0, len(pred_probs), size)]
     return np.concatenate(parts)

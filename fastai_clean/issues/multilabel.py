@@ -1,5 +1,7 @@
 "Several classes per item: the issue table of the items, and that of their classes"
-from collections.abc import Sequence
+import warnings
+from collections.abc import Hashable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ from cleanlab.multilabel_classification.filter import find_multilabel_issues_per
 from cleanlab.rank import get_label_quality_scores
 
 from .._columns import objects
-from .checks import check_vocab
+from .._text import brief
+from .checks import by_column, check_remove, check_vocab, lined_up, of_classes
 from .columns import (
     Score,
     any_score,
@@ -16,14 +19,17 @@ from .columns import (
     check_choice,
     check_numbers,
     id_column,
+    index_of,
     names_of,
+    score_of,
+    warn_of_twins,
     worst_first,
 )
-from .confident import FILTERS, SCORES
+from .confident import FILTERS, PRUNE, SCORES
 
 
 def find_multilabel_issues(
-    labels: Any,  # Given labels (n, c): 1 or True if the item has the class, else 0
+    labels: Any,  # Given labels (n, c): 1 if the item has the class; or a list of classes per item
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1; rows need not sum to 1
     filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
     score: Score = 'self_confidence',  # Ranks items: one of `SCORES`, or see `label_quality`
@@ -41,9 +47,14 @@ def find_multilabel_issues(
     it does not. `label_quality` is cleanlab's moving average over the classes, dominated by the
     worst; an item is an issue if any class is flagged. (For the two `low_` filters cleanlab itself
     would flag as many items, but those of lowest `label_quality`.) A class given to no item or to
-    all of them cannot be flagged. Method: Thyagarajan et al., "Identifying Incorrect Annotations in
-    Multi-Label Classification Data", 2022. Raises ValueError or TypeError for arguments that do not
-    fit.
+    all of them cannot be flagged.
+
+    Instead of rows of 0 and 1, `labels` may be a list of classes per item, `[[0], [1, 2], []]`, by
+    index or by name, or texts such as 'b;c' or 'b c'; lists that all hold c values of 0 and 1 are
+    rows. A DataFrame is brought into the order of the index of `labels` and of `vocab`.
+
+    Method: Thyagarajan et al., "Identifying Incorrect Annotations in Multi-Label Classification
+    Data", 2022. Raises ValueError or TypeError for arguments that do not fit.
 
     >>> labels = [[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]]
     >>> probs = [[.9, .2], [.8, .7], [.1, .9], [.2, .1], [.9, .95]]
@@ -51,15 +62,18 @@ def find_multilabel_issues(
     >>> df[['given', 'predicted', 'worst_class', 'is_issue']].head(1).to_dict('index')
     {4: {'given': ('cat',), 'predicted': ('cat', 'dog'), 'worst_class': 'dog', 'is_issue': True}}
     """
-    labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
-    column = id_column(ids, len(labels))
-    flagged = _class_issues(labels, pred_probs, filter_by, **kwargs)
+    index = index_of(labels, pred_probs)
+    score = score_of(score, labels, pred_probs)
+    labels, pred_probs, vocab = check_multilabel(labels, pred_probs, vocab)
+    column = id_column(ids, len(labels), index)
+    flagged = _class_issues(labels, pred_probs, filter_by, vocab, **kwargs)
     own = score if isinstance(score, str) else 'self_confidence'
     quality = _class_quality(labels, pred_probs, own)
 
     def named(o):
         return _moving_average(quality if o == own else _class_quality(labels, pred_probs, o))
 
+    warn_of_twins(vocab)
     names = names_of(labels.shape[1], vocab)
     worst = quality.argmin(1)
     p = pred_probs[np.arange(len(labels)), worst]
@@ -71,7 +85,7 @@ def find_multilabel_issues(
 
 
 def find_class_issues(
-    labels: Any,  # Given labels (n, c): 1 or True if the item has the class, else 0
+    labels: Any,  # Given labels (n, c): 1 if the item has the class; or a list of classes per item
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1
     filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
     score: str = 'self_confidence',  # Ranks the rows: one of `SCORES`
@@ -85,9 +99,10 @@ def find_class_issues(
     first, indexed by the item's position (an item with several flagged classes has several rows).
     `given` says whether the item was given the class, `probability` how likely it has it. Method
     and errors are those of `find_multilabel_issues`."""
-    labels, pred_probs = _check_multilabel(labels, pred_probs, vocab)
-    column = id_column(ids, len(labels))
-    flagged = _class_issues(labels, pred_probs, filter_by, **kwargs)
+    index = index_of(labels, pred_probs)
+    labels, pred_probs, vocab = check_multilabel(labels, pred_probs, vocab)
+    column = id_column(ids, len(labels), index)
+    flagged = _class_issues(labels, pred_probs, filter_by, vocab, **kwargs)
     quality = _class_quality(labels, pred_probs, score)
 
     keep = np.flatnonzero(flagged) if only_issues else np.arange(labels.size)
@@ -99,26 +114,38 @@ def find_class_issues(
     return worst_first(df.set_axis(item))
 
 
-def _class_issues(labels, pred_probs, filter_by, frac_noise=1., num_to_remove_per_class=None,
-                  min_examples_per_class=1):
+def _class_issues(labels, pred_probs, filter_by, vocab, frac_noise=1.,
+                  num_to_remove_per_class=None, min_examples_per_class=1):
     "Which classes of which items (n, c) are flagged"
     check_choice('filter_by', filter_by, FILTERS)
     c = labels.shape[1]
-    remove = num_to_remove_per_class
+    remove = of_classes(num_to_remove_per_class, vocab)
     if remove is not None and len(remove) != c:
         raise ValueError(f"num_to_remove_per_class has {len(remove)} numbers for {c} classes: pass "
                          "one per class")
+    if remove is not None: remove = check_remove(remove, c)
 
     flagged = np.zeros(labels.shape, dtype=bool)
     # cleanlab raises for a class that no item has, or that all have; and it would fork `n_jobs`
     # processes, with no limit
     both = np.flatnonzero(labels.any(0) & ~labels.all(0))
-    if len(both):
+    if not len(both): return flagged
+    lists = [np.flatnonzero(row).tolist() for row in labels[:, both]]
+    with warnings.catch_warnings():
+        # One for each of hundreds of classes
+        warnings.filterwarnings('ignore', 'May not flag all label issues in class')
         flagged[:, both] = find_multilabel_issues_per_class(
-            [np.flatnonzero(row).tolist() for row in labels[:, both]], pred_probs[:, both],
-            filter_by=filter_by, frac_noise=frac_noise,
+            lists, pred_probs[:, both], filter_by=filter_by, frac_noise=frac_noise,
             num_to_remove_per_class=None if remove is None else [remove[i] for i in both],
             min_examples_per_class=min_examples_per_class, n_jobs=1, verbose=False)
+
+    given = labels[:, both].sum(0)
+    few = both[np.minimum(given, len(labels) - given) <= min_examples_per_class]
+    if filter_by in PRUNE and len(few):
+        warnings.warn(f"{len(few)} of {c} classes, first {brief(names_of(c, vocab)[few[0]])}, are "
+                      f"given to, or not given to, at most min_examples_per_class="
+                      f"{min_examples_per_class} items: not all of their wrong labels are flagged",
+                      stacklevel=3)
     return flagged
 
 
@@ -141,9 +168,17 @@ def _moving_average(quality, alpha=.8):
 def _tuples(names, mask): return objects(tuple(names[row].tolist()) for row in mask)
 
 
-def _check_multilabel(labels, pred_probs, vocab):
-    labels = check_numbers('labels', labels, (2,))
+def check_multilabel(
+    labels: Any,  # As `find_multilabel_issues` takes them, as is the next
+    pred_probs: Any,
+    vocab: Sequence | None,  # Names of the c classes, or None
+) -> tuple[np.ndarray, np.ndarray, Sequence | None]:  # Booleans (n, c), floats (n, c), vocab
+    "Labels, probabilities and vocab in one order; raises as `find_multilabel_issues` does"
+    labels, pred_probs, vocab = lined_up(labels, pred_probs, vocab)
+    if isinstance(labels, pd.DataFrame) and labels.shape[1] > 1:
+        labels = by_column(labels, 'labels', vocab)
     probs = check_numbers('pred_probs', pred_probs, (2,))
+    labels = check_numbers('labels', indicators(labels, probs.shape[1], vocab), (2,))
     if labels.shape != probs.shape:
         raise ValueError(f"labels has shape {labels.shape}, but pred_probs has {probs.shape}: pass "
                          "(items, classes) for both, 1 if the item has the class")
@@ -159,4 +194,88 @@ def _check_multilabel(labels, pred_probs, vocab):
                          "probabilities, not logits")
     check_vocab(vocab, probs.shape[1])
     if probs.dtype not in (np.float32, np.float64): probs = probs.astype(np.float32)
-    return labels.astype(bool), probs
+    return labels.astype(bool), probs, vocab
+
+
+def indicators(
+    labels: Any,  # As `find_multilabel_issues` takes them
+    c: int,  # Number of classes
+    vocab: Sequence | None,  # Their names, or None
+) -> Any:
+    """Rows (n, c) of booleans for lists of classes, which may be indices, names, or names in one
+    text, joined by semicolons or blanks; anything else as it is. Raises ValueError, naming the
+    item, for what is none of the classes."""
+    if isinstance(labels, pd.DataFrame):
+        # One column of lists or of texts is as good as a Series
+        if labels.shape[1] != 1 or c == 1 or labels.dtypes.iloc[0].kind in 'fiub': return labels
+        labels = labels.iloc[:, 0]
+    if hasattr(labels, 'detach') or not np.iterable(labels): return labels
+    if isinstance(labels, np.ndarray) and labels.ndim != 1: return labels
+    rows = [o.tolist() if hasattr(o, 'tolist') else o for o in labels]
+    if not any(map(_is_row, rows)): return labels
+    # A matrix, such as [[0, 1], [1, 0]]: rows of c values that are 0 or 1
+    if all(_is_row(o) and len(o) == c and all(k in (0, 1) for k in o) for o in rows): return rows
+
+    check_vocab(vocab, c)
+    at = {o: k for k, o in enumerate(range(c) if vocab is None else vocab)}
+    rows = [_names_in(o, at, i) for i, o in enumerate(rows)]
+    _check_no_matrix(rows, c)
+    place = _places({o for row in rows for o in row if isinstance(o, Hashable)}, at)
+    res = np.zeros((len(rows), c), dtype=bool)
+    for i, row in enumerate(rows):
+        for o in row:
+            k = place.get(_key(o)) if isinstance(o, Hashable) else None
+            if k is None:
+                raise ValueError(f"labels has {brief(o)} for the item at position {i}, which is "
+                                 f"none of the {c} classes: pass names of the vocab, or class "
+                                 f"indices 0..{c - 1}")
+            res[i, k] = True
+    return res
+
+
+def _check_no_matrix(rows, c):
+    "Raise ValueError for rows of 0 and 1 of several lengths: no list of classes is like them"
+    twice = [i for i, o in enumerate(rows) if len(o) > 2]
+    if twice and all(k in (0, 1) for row in rows for k in row if isinstance(k, Hashable)):
+        raise ValueError(f"labels has rows of 0 and 1 of other lengths than {c}, with "
+                         f"{brief(rows[twice[0]])} for the item at position {twice[0]}: pass {c} "
+                         "values for each item, or a list of its classes")
+
+
+def _is_row(o): return np.iterable(o) and not isinstance(o, (dict, bytes))
+
+
+def _names_in(row, at, i):
+    "The classes of an item, as they are given"
+    if not _is_row(row):
+        raise ValueError(f"labels has {brief(row)} for the item at position {i}: pass a list of "
+                         "its classes, an empty one if it has none")
+    if not isinstance(row, str): return list(row)
+    names = [o.strip() for o in row.split(';')]
+    if len(names) == 1 and all(o in at for o in row.split()): names = row.split()
+    if row not in at or names == [row]: return [o for o in names if o]
+    if len(names) > 1 and all(o in at for o in names):
+        raise ValueError(f"labels has {brief(row)} for the item at position {i}, which is one "
+                         f"class and also {len(names)} that are joined: pass lists of classes")
+    return [row]
+
+
+def _places(labels, at):
+    """Position of each of `labels` that is a class. Numbers in the vocab are names; other integers
+    are positions. Raises ValueError if they can be both, and mean something else then"""
+    whole = {int(o) for o in labels if isinstance(o, Integral) and not isinstance(o, bool)}
+    inside = all(0 <= o < len(at) for o in whole)
+    named = all(o in at for o in whole)
+    differ = [o for o in whole if named and at[o] != o]
+    if differ and inside:
+        raise ValueError(f"labels can be read as values of the vocab and as positions in it, which "
+                         f"differ: {brief(differ[0])} is at position {at[differ[0]]} of "
+                         f"{brief(list(at))}; pass texts for both, or positions without a vocab")
+    place = {_key(o): at[o] for o in at}
+    if named or not inside and any(isinstance(o, Real) for o in at): return place
+    return place | {_key(o): o for o in whole if 0 <= o < len(at)}
+
+
+def _key(o):
+    # True equals 1, which is another class
+    return (isinstance(o, (bool, np.bool_)), o)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .checks import check_labels_probs
+from .._rows import aligned
+from .checks import as_array, check_labels, check_labels_probs
 from .columns import as_is, names_of
 from .confident import EPS, StreamedIssues, predicted_classes
 
@@ -71,7 +72,7 @@ def class_thresholds(
 
 
 def class_health(
-    labels: Any,  # Given labels: class indices (n,)
+    labels: Any,  # Given labels: class indices (n,), or values of `vocab`
     pred_probs: Any = None,  # Probabilities (n, c)
     *,
     joint: np.ndarray | None = None,  # Their `confident_joint` (c, c), if it is known already
@@ -82,7 +83,14 @@ def class_health(
     k); `estimated_missing`, how many items of the class are labelled otherwise,
     `inverse_label_noise` their share, P(given != k | true = k); `label_quality`, 1 - label_noise.
     Estimates, shares 0 to 1."""
-    joint = _joint(labels, pred_probs, joint)
+    if joint is None:
+        streamed = StreamedIssues(labels, pred_probs, vocab=vocab)
+        joint = streamed.joint
+        labels = streamed.labels
+        vocab = streamed.vocab
+    else:
+        joint = as_array(joint, 'joint')
+        labels = check_labels(labels, len(labels), len(joint), vocab)
     joint = joint/joint.sum()
     given = joint.sum(1)
     true = joint.sum(0)
@@ -91,7 +99,7 @@ def class_health(
     noise = wrong/given.clip(EPS)
     df = pd.DataFrame({
         'class': as_is(names_of(len(joint), vocab)),
-        'items': np.bincount(np.asarray(labels), minlength=len(joint)),
+        'items': np.bincount(labels, minlength=len(joint)),
         'estimated_wrong': (wrong*len(labels)).round().astype(int),
         'estimated_missing': (missing*len(labels)).round().astype(int),
         'label_noise': noise, 'inverse_label_noise': missing/true.clip(EPS),
@@ -111,10 +119,13 @@ def top_pairs(
     """The class pairs with most label issues: `count` items labelled `given` are issues and
     predicted to be `predicted`; `error_rate` is the estimated share, 0 to 1, of all items labelled
     `given` that truly are `predicted`. Raises ValueError for shapes that do not fit."""
-    joint = np.asarray(joint)
-    labels = np.asarray(labels, np.int64)
-    predicted = np.asarray(predicted, np.int64)
-    is_issue = np.asarray(is_issue)
+    if isinstance(labels, pd.Series):
+        predicted = aligned(predicted, 'predicted', labels.index)
+        is_issue = aligned(is_issue, 'is_issue', labels.index)
+    joint = as_array(joint, 'joint')
+    labels = check_labels(labels, len(labels), len(joint))
+    predicted = as_array(predicted, 'predicted').astype(np.int64)
+    is_issue = as_array(is_issue, 'is_issue')
     if is_issue.dtype != bool or not labels.shape == predicted.shape == is_issue.shape:
         raise ValueError(f"labels, predicted and is_issue have shapes {labels.shape}, "
                          f"{predicted.shape} and {is_issue.shape} ({is_issue.dtype}): pass one "
@@ -174,4 +185,4 @@ def advise_filter(
 
 
 def _joint(labels, pred_probs, joint):
-    return confident_joint(labels, pred_probs) if joint is None else np.asarray(joint)
+    return confident_joint(labels, pred_probs) if joint is None else as_array(joint, 'joint')

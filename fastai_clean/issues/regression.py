@@ -7,6 +7,8 @@ import pandas as pd
 from cleanlab.regression.rank import get_label_quality_scores
 
 from .._columns import objects
+from .._rows import aligned
+from .checks import by_column
 from .columns import (
     Score,
     any_score,
@@ -14,7 +16,9 @@ from .columns import (
     check_choice,
     check_numbers,
     id_column,
+    index_of,
     names_of,
+    score_of,
     worst_first,
 )
 
@@ -49,15 +53,20 @@ def find_regression_issues(
     outputs wrong almost as well as the mean does; each of these is poor at the other. `given` and
     `predicted` are tuples, `residual` is that of the worst output, and `worst_output` names it.
 
-    Raises ValueError or TypeError for arguments that do not fit.
+    pandas means its labels: of two Series or DataFrames, `predictions` is brought into the order of
+    the index and the columns of `targets`. Raises ValueError or TypeError for arguments that do not
+    fit.
 
     >>> df = find_regression_issues([1., 2., 3., 40.], [1.1, 2.2, 2.9, 4.])
     >>> df[['given', 'predicted', 'is_issue']].head(1).to_dict('index')
     {3: {'given': 40.0, 'predicted': 4.0, 'is_issue': True}}
     """
+    index = index_of(targets, predictions)
+    score = score_of(score, targets, predictions)
+    predictions = in_order_of(targets, predictions)
     targets, predictions = _check_regression(targets, predictions, threshold, names)
     n, k = targets.shape
-    column = id_column(ids, n)
+    column = id_column(ids, n, index)
     residual = predictions - targets
     own = score if isinstance(score, str) else 'residual'
     quality = _output_quality(targets, predictions, own)
@@ -73,6 +82,23 @@ def find_regression_issues(
         'is_issue': total < threshold*np.median(total)})
     if k > 1: df['worst_output'] = names_of(k, names)[worst]
     return worst_first(df)
+
+
+def in_order_of(
+    targets: Any,  # Given numbers
+    predictions: Any,  # Predicted numbers
+) -> Any:
+    """`predictions` with the rows and columns of `targets`, if both are pandas'. Raises ValueError
+    if these do not fit"""
+    frames = pd.Series, pd.DataFrame
+    if not (isinstance(targets, frames) and isinstance(predictions, frames)): return predictions
+    predictions = aligned(predictions, 'predictions', targets.index)
+    if not (isinstance(targets, pd.DataFrame) and isinstance(predictions, pd.DataFrame)):
+        return predictions
+    columns = list(targets.columns)
+    # One column of each cannot be in another order, nor can columns that are only numbered
+    if len(columns) < 2 or columns == [*range(len(columns))]: return predictions
+    return by_column(predictions, 'predictions', columns, 'targets')
 
 
 def _output_quality(targets, predictions, score):

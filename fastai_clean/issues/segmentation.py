@@ -17,6 +17,7 @@ from .columns import (
     check_choice,
     id_column,
     names_of,
+    warn_of_twins,
     worst_first,
 )
 
@@ -75,6 +76,7 @@ def find_segmentation_issues(
 
     wide = flagged.sum((1, 2))
     if border: wide = np.array([binary_opening(m, iterations=border).sum() for m in flagged])
+    warn_of_twins(vocab)
     names = objects([*names_of(c, vocab).tolist(), None])  # None is for images without any
     return worst_first(pd.DataFrame({
         'id': as_is(column), 'given': as_is(names[given]), 'predicted': as_is(names[predicted]),
@@ -138,8 +140,8 @@ def _check_area(min_area, border, side):
 
 
 def _check_masks(labels, pred_probs, vocab=None):
-    labels = as_array(labels)
-    probs = as_array(pred_probs)
+    labels = as_array(labels, 'labels')
+    probs = as_array(pred_probs, 'pred_probs')
     if labels.dtype.kind not in 'iub':
         raise TypeError(f"labels has dtype {labels.dtype}: pass integers, one per pixel")
     if probs.dtype.kind != 'f': raise TypeError(f"pred_probs has dtype {probs.dtype}: pass floats")

@@ -34,6 +34,10 @@ class AutoFolds:
         "As `FeatureHeads.prepare`"
         self.heads.prepare(record, fit)
 
+    def leave_idle(self, record: FitRecord, idle: list) -> None:
+        "As `FoldLearners.leave_idle`"
+        self.folds.leave_idle(record, idle)
+
     def follow(self,
         record: FitRecord | None = None,  # Record of a fit that ended; None: finish what is left
     ) -> None:

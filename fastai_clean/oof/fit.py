@@ -1,8 +1,12 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FunctionType, MethodType, ModuleType
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -27,6 +31,7 @@ from ..data.distributed import bare_dls, bare_model, shared_parts
 
 _WATCHERS = {f'fastai.callback.{o}' for o in (
     'azureml', 'captum', 'comet', 'hook', 'neptune', 'progress', 'tensorboard', 'tracker', 'wandb')}
+_LOADERS = 'load', 'load_encoder'  # Methods of Learners that read from the folder of models
 _CONFIG = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
 
 
@@ -143,7 +148,10 @@ class FitRecord:
         self.opt = opt
         self.config = {o: getattr(learn, o) for o in _CONFIG}
         self.n_epoch = learn.n_epoch
-        self.stop_at = self.opt_at = self.described = None
+        self.stop_at = None
+        self.changed = {}  # Epoch -> hyperparameters that a tracker set at its end
+        self.opt_at = None
+        self.described = None
         self.parts = []
         self.stand_ins = [_StandIn() for _ in range(3)]
         if opt is None: return
@@ -204,21 +212,32 @@ def _position(o, originals):
 
 
 class InFold(Callback):
-    """In a fold Learner: no validation, stop where the user's Learner stopped, tell the progress
-    bar"""
+    """In a fold Learner: no validation unless it is asked for, the rates that a tracker set in the
+    user's Learner, stop where that stopped, tell the progress bar"""
     order = -5
     fitted = fitting = False
 
     def __init__(self,
         tick: Callable,  # Called with the share of the fit that is done, 0 to 1
         stop_at: float | None = None,  # Share of the fit after which the user's Learner stopped
+        changed: dict | None = None,  # Epoch -> hyperparameters of the groups, set at its end
+        valid: Any = None,  # DataLoader to validate on; None: folds do not validate
     ):
         self.tick = tick
         self.stop_at = stop_at
+        self.changed = changed or {}
+        self.valid = valid
+
+    def before_epoch(self):
+        "Trackers judge by the validation loss, which folds lack: take what they set in the fit"
+        hypers = self.changed.get(self.learn.epoch - 1)
+        if hypers is None: return
+        for name in hypers[0]: self.learn.opt.set_hyper(name, [o[name] for o in hypers])
 
     def before_train(self):
         "The fit is real"
-        self.fitting = self.fitted = True
+        self.fitting = True
+        self.fitted = True
 
     def after_fit(self):
         "Let the fold be predicted"
@@ -226,7 +245,10 @@ class InFold(Callback):
 
     def before_validate(self):
         "Skip the validation of a fit, not that of a prediction"
-        if self.fitting and not hasattr(self.learn, 'gather_preds'): raise CancelValidException
+        if not self.fitting or hasattr(self.learn, 'gather_preds'): return
+        if self.valid is None: raise CancelValidException
+        # The fold's own second set is the fold, whose labels must stay unseen
+        self.learn.dl = self.valid
 
     def after_batch(self):
         "Report how far the fit is, and end it where the user's Learner ended"
@@ -263,7 +285,27 @@ class FoldLearner:
         new.logger = noop
         new.create_mbar = False
         new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
+        self._move_out(learn)
         self.rest()
+
+    def _move_out(self, learn):
+        """Have the fold read what the user saved, and save elsewhere: a callback that saves the
+        model would overwrite the user's"""
+        if not hasattr(learn, 'path'): return
+        self.learn.model_dir = 'models'
+        home = Path(learn.path)/learn.model_dir
+        for name in _LOADERS:
+            if hasattr(type(learn), name):
+                setattr(self.learn, name, partial(_load, self.learn, name, home))
+
+    @contextmanager
+    def own_folder(self):
+        "Context in which the fold has a folder of its own, which is deleted afterwards"
+        path = self.learn.path
+        with TemporaryDirectory(prefix='fastai_clean-fold-') as folder:
+            self.learn.path = Path(folder)
+            try: yield
+            finally: self.learn.path = path
 
     def __getstate__(self):
         # fastcore's Stateful leaves `_stateattrs` out of every pickle, but the next fit of a fold
@@ -327,6 +369,14 @@ class FoldLearner:
         hypers = {}
         for o in names: hypers[o] = [h[o] for h in record.hypers]
         self.learn.fit(record.n_epoch, **hypers)
+
+
+def _load(learn, name, home, file, *args, **kwargs):
+    "What the fold saved itself, else what lies in the folder of the user's models"
+    if isinstance(file, (str, Path)):
+        own = Path(learn.path)/learn.model_dir/file
+        if not (own.exists() or own.with_name(f'{own.name}.pth').exists()): file = home/file
+    return getattr(type(learn), name)(learn, file, *args, **kwargs)
 
 
 def check_opt_func(

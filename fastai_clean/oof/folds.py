@@ -4,22 +4,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
+from warnings import warn
 
 import numpy as np
+import pandas as pd
 import torch
+from fastai.callback.core import Callback
 
-from ..data import fold_numbers, ids_of, labels_of
-from ..data.labels import is_binary_loss
+from .._rows import aligned
+from ..data import fold_numbers, ids_of, labels_of, plain_dl
+from ..data.labels import is_binary_loss, row_labels
 from ..data.predict import infer_act
 from .cache import FoldCache
 from .fingerprint import fit_fingerprint, run_fingerprint
-from .fit import FitRecord, FoldLearner, check_opt_func, copy_model, snapshot
+from .fit import FitRecord, FoldLearner, check_opt_func, copy_model, snapshot, was_trained
 from .job import FoldJob, Predicts, fold_bar, fold_random
+from .leaks import (
+    check_labels_stay,
+    copies_of,
+    said_of_copies,
+    warn_of_known_labels,
+    warn_of_split_copies,
+)
 from .result import OutOfFold, set_oof
+from .watch import is_own
 from .workers import dumps, run_jobs
 
 if TYPE_CHECKING:
     from .options import FoldOptions
+
+
+_RUN_TOO = (
+    "{}: callbacks that are neither fastai's nor fastai_clean's, but shape training, run in the "
+    "folds too; what they save with the Learner goes to a folder that is deleted, while other "
+    "files and global state are shared with the Learner's own. If folds do not need one, set "
+    "in_folds = False in its class or pass the class in leave_out=; in_folds = True ends this "
+    "message")
 
 
 class FoldLearners:
@@ -45,8 +65,9 @@ class FoldLearners:
         with self._random():
             self.labels = _labels_to_confuse(record)
             self.act = infer_act(record.loss_func, options.act, self.labels.task)
-            self.numbers = self._fold_numbers()
             self.ids = ids_of(record.dls.train_ds, learn.path)
+            check_labels_stay(record.dls.train, self.labels, self.ids)
+            self.numbers = self._fold_numbers()
             self.snapshot = snapshot(learn)
         self.fold = self.numbers[0]
         self.n_folds = int(self.fold.max()) + 1
@@ -61,6 +82,8 @@ class FoldLearners:
         self.results = {}
         self.originals = []
         self.cache = None
+        self.prepared = False
+        self.named: set[str] = set()
         if options.cache_dir is not None:
             self.cache = FoldCache(options.cache_dir, run_fingerprint(self))
 
@@ -71,8 +94,24 @@ class FoldLearners:
         targets = self.labels.targets
         # Masks are known only once they are loaded: their folds are not stratified
         if targets is None: targets = np.zeros(len(self.record.dls.train_ds), dtype=np.int64)
+        splits = self.options.splits
+        ds = self.record.dls.train_ds
+        # One column of a frame is as good as a Series
+        if isinstance(splits, pd.DataFrame) and splits.shape[1] == 1: splits = splits.iloc[:, 0]
+        splits = aligned(splits, 'splits', row_labels(ds), self.ids)
+        copies = copies_of(ds)
         seeds = range(self.seed, self.seed + self.n_repeats)
-        return [fold_numbers(targets, self.options.n_folds, self.options.splits, o) for o in seeds]
+        found = [fold_numbers(targets, self.options.n_folds, splits, o, copies) for o in seeds]
+        if copies is None or len(np.unique(copies)) == len(copies): return found
+        if splits is not None: warn_of_split_copies(copies, found[0], self.ids)
+        elif len(np.unique(copies)) < self.options.n_folds:
+            warn(f"{said_of_copies(copies, self.ids)}: there are too few different items for "
+                 "copies to share a fold, so a model knows the labels that it judges; remove the "
+                 "duplicates, or use fewer folds", stacklevel=2)
+        else:
+            warn(f"{said_of_copies(copies, self.ids)}: copies share a fold, since a model that was "
+                 "trained on one knows the label of the other", stacklevel=2)
+        return found
 
     def _new_fold(self): return FoldLearner(self.learn, copy_model(self.snapshot), self.leave_out)
 
@@ -95,20 +134,54 @@ class FoldLearners:
                 record.described = fit_fingerprint(record, fit)
                 self.cache.check_fit(len(self.fits), record.described)
             fold = self._new_fold()
-            with fold.learn.added_cbs(fold.set_up(record, self.fold == 0)):
+            cbs = fold.set_up(record, self.fold == 0)
+            # The user's own may write files or count batches: no event of theirs is fired here
+            quiet = [o for o in cbs if not is_own(o)]
+            with fold.learn.added_cbs(quiet):
                 dl = fold.learn.dls.valid
                 batch = dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl))
-                self._try(fold.learn, [batch])
+                worked = self._try(fold.learn, [batch], sure=len(quiet) == len(cbs))
+                if worked and not self.prepared and not was_trained(self.learn):
+                    self._warn_of_known_labels(fold.learn)
+        self.prepared = True
 
-    def _try(self, learn, batches):
+    def _warn_of_known_labels(self, learn):
+        loaders = self.record.dls.loaders
+        like = loaders[1] if len(loaders) > 1 else None
+
+        def predicted(at): return self.predicts(learn, plain_dl(loaders[0], at, like)).preds
+        # What cannot be predicted is the folds' own error, which says more
+        try: warn_of_known_labels(predicted, self.labels)
+        except (ValueError, RuntimeError, IndexError): pass
+
+    def leave_idle(self,
+        record: FitRecord,  # Record of a fit that ended
+        idle: list,  # Callbacks of the user's that only looked, see `watch.Watch`
+    ) -> None:
+        "Leave callbacks out of the folds that did not shape the fit, and say which run there"
+        gone = {i for i, o in enumerate(self.originals) if any(o is cb for cb in idle)}
+        record.parts = [o for o in record.parts if o[0] not in gone]
+        if self.options.mode == 'features': return
+        kept = {i for i, _ in record.parts}
+        own = [o for i, o in enumerate(self.originals) if i in kept and isinstance(o, Callback)]
+        names = {type(o).__name__ for o in own if is_own(o)} - self.named
+        self.named |= names
+        if names: warn(_RUN_TOO.format(', '.join(sorted(names))), stacklevel=2)
+
+    def _try(self, learn, batches, sure=True):
+        "Whether a fold Learner predicts `batches`; if not, and `sure`, an error"
         try: self.predicts(learn, batches)
-        except (RuntimeError, IndexError) as e:
+        except Exception as e:
+            # A callback that was left out here may be what makes the batch fit the model
+            if not sure: return False
+            if not isinstance(e, (RuntimeError, IndexError)): raise
             if isinstance(e, torch.OutOfMemoryError): raise
             wanted = self.labels.task
             if self.labels.c is not None: wanted += f' with {self.labels.c} outputs'
             raise ValueError(f"a fold Learner fails on its first batch, {type(e).__name__}: "
                              f"{str(e)[:200]}; check that model, loss and targets fit the task: "
                              f"{wanted}") from e
+        return True
 
     def _same_labels(self, dl):
         targets = labels_of(dl, self.labels.task == 'multilabel').targets
@@ -146,7 +219,7 @@ class FoldLearners:
         shown = hasattr(self.learn, 'progress')
         if self.cache:
             for k, o in enumerate(fits):
-                self.cache.note_fit(k, {**o.described, 'stop_at': repr(o.stop_at)})
+                self.cache.note_fit(k, {**o.described, 'stop_at': repr(o.stop_at), **_changes(o)})
             found = self._take_kept(j, n)
             if found and shown:
                 print(f"{found} of {n} folds were taken from cache_dir {self.cache.path}; if the "
@@ -189,7 +262,7 @@ class FoldLearners:
     def _job(self, i, fold, fits, fit=None):
         r, k = divmod(i, self.n_folds)
         return FoldJob(fold, fits, fit, self.numbers[r] == k, self.seed + r, k, self.predicts,
-                       self.options.average == 'epochs')
+                       self.options.average == 'epochs', self.options.validate)
 
     def _take(self, i, result):
         "Set `learn.oof` to the results so far, with that of fold `i`; items of other folds are NaN"
@@ -218,6 +291,11 @@ class FoldLearners:
     def _metrics_of(self, i):
         repeat = {'repeat': i//self.n_folds} if self.n_repeats > 1 else {}
         return {**repeat, **self.results[i].metrics}
+
+
+def _changes(record):
+    "What trackers did to the hyperparameters, for the cache; nothing if they did nothing"
+    return {'changed': repr(record.changed)} if record.changed else {}
 
 
 def _labels_to_confuse(record):

@@ -2,6 +2,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from warnings import warn
 
 import numpy as np
 from fastai.callback.core import Callback
@@ -10,9 +11,10 @@ from fastai.torch_core import no_random
 from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 
-from ..data import Predicted, predict
+from ..data import Predicted, plain_dl, predict
 from ..data.distributed import bare_dl, bare_model, is_distributed
 from .fit import FitRecord, FoldLearner, InFold, copy_model, detached
+from .watch import is_own
 
 
 def fold_random(
@@ -121,6 +123,7 @@ class FoldJob:
     k: int
     predicts: Predicts
     each_epoch: bool = False
+    validate: bool = False  # Whether to validate after each epoch, on the Learner's own set
 
     @property
     def follows(self) -> bool:
@@ -135,9 +138,10 @@ class FoldJob:
         for j, record in enumerate(self.fits[fold.n_done:], fold.n_done):
             last = j == len(self.fits) - 1
             with fold_random(self.seed, self.k, j):
-                run = InFold(tick, record.stop_at)
+                run = InFold(tick, record.stop_at, record.changed, self._valid(record))
                 each = EachEpoch(self.predicts)
-                with fold.learn.added_cbs([*fold.set_up(record, self.held_out), run]):
+                cbs = fold.set_up(record, self.held_out)
+                with fold.own_folder(), fold.learn.added_cbs([*cbs, run]):
                     # Not by `fold.learn.add_cb`, which leaves out what folds do not need
                     if self.each_epoch and last: Learner.add_cb(fold.learn, each)
                     self._train(record, run)
@@ -146,10 +150,23 @@ class FoldJob:
         fold.rest()
         return res
 
+    def _valid(self, record):
+        loaders = record.dls.loaders
+        return plain_dl(loaders[1]) if self.validate and len(loaders) > 1 else None
+
     def _train(self, record, run):
-        if self.fit is None: return self.fold.repeat(record)
-        self.fit(self.fold.learn)
-        if not run.fitted:
+        try:
+            if self.fit is None: self.fold.repeat(record)
+            else: self.fit(self.fold.learn)
+        except Exception as e:
+            names = sorted({type(o).__name__ for o in self.fold.learn.cbs if is_own(o)})
+            if names:
+                warn(f"fold {self.k} fails, with {', '.join(names)} among its callbacks, "
+                     f"{type(e).__name__}: folds do not validate unless validate=True is passed, "
+                     "and a callback that does not shape training can stay out of them: pass its "
+                     "class in leave_out=, or set in_folds = False in it", stacklevel=2)
+            raise
+        if self.fit is not None and not run.fitted:
             raise ValueError("fit did not train the Learner that it was given: use its argument, "
                              "for example lambda l: l.fine_tune(3)")
 

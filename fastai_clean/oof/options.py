@@ -43,14 +43,18 @@ class FoldOptions:
     mode: str = 'folds'
     # Your text or number in the cache's key: change it when code that the cache cannot see changes
     cache_key: str | float | None = None
+    # Whether folds validate too, on the Learner's validation set, for callbacks that read its loss
+    validate: bool = False
 
     def __post_init__(self):
         for name, least in (('seed', 0), ('n_repeats', 1)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
+            # True is the whole number 1, but nobody's seed
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is {value!r}: pass a whole number, {least} or more")
         n_jobs = self.n_jobs
-        if not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or not n_jobs:
+        if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < -1 \
+                or not n_jobs:
             raise ValueError(f"n_jobs is {n_jobs!r}: pass a number of processes, -1 for one "
                              "per core")
         if not all(isinstance(o, type) for o in L(self.leave_out)):

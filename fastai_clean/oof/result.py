@@ -1,15 +1,19 @@
 "The out-of-fold result, saved and loaded"
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pandas as pd
 from fastai.learner import Learner
 
 from .._files import load_arrays, save_arrays
-from ..issues.checks import TASKS, check_labels_probs
+from .._rows import aligned
+from .._text import as_text, brief
+from ..issues.checks import TASKS, check_labels_probs, lined_up
 
 
 class OutOfFold:
@@ -27,8 +31,12 @@ class OutOfFold:
     `segmentation` (n, c, h, w) and (n, h, w). `fold` (n,) is the fold in which the item was held
     out; `ids` n texts that name the items; `vocab` c class names, empty for regression; `config`
     how it was made, `config['fold_metrics']` with the metrics of each fold's held-out items. Rows
-    of folds that were interrupted are NaN, see `done`. Raises ValueError if the lengths do not
-    fit."""
+    of folds that were interrupted are NaN, see `done`.
+
+    A DataFrame's columns are the classes, brought into the order of `vocab`, or the vocab itself;
+    Series and DataFrames are brought into the order of `targets`, or of the first of `ids` and
+    `fold`, that is a Series. Raises ValueError if that fails, if the lengths do not fit, and if an
+    id is there twice."""
 
     def __init__(self,
         pred_probs: Any,  # Probabilities (n, c), or predictions, in the order of the training set
@@ -41,6 +49,9 @@ class OutOfFold:
     ):
         if task not in TASKS:
             raise ValueError(f"task is {task!r}: choose one of {', '.join(TASKS)}")
+        # The columns of regression are outputs, not classes
+        if task != 'regression': _, pred_probs, vocab = lined_up(None, pred_probs, vocab)
+        pred_probs, targets, fold, ids = _in_one_order(pred_probs, targets, fold, ids)
         self.pred_probs = np.asarray(pred_probs)
         self.targets = np.asarray(targets)
         self.task = task
@@ -66,6 +77,7 @@ class OutOfFold:
             if found != want:
                 raise ValueError(f"{name} has length {found}, but pred_probs has shape {shape}: it "
                                  f"must be {want}")
+        check_ids(self.ids)
 
     def __len__(self): return len(self.pred_probs)
 
@@ -91,8 +103,10 @@ class OutOfFold:
         fold: Any = None,  # Fold numbers (n,)
         config: dict | None = None,  # How the probabilities were made
     ) -> OutOfFold:
-        """An OutOfFold of probabilities made elsewhere, checked as `find_issues` checks them;
-        raises what it raises"""
+        """An OutOfFold of probabilities made elsewhere, checked as `find_issues` checks them, and
+        brought into one order as OutOfFold does; raises what both raise"""
+        _, pred_probs, vocab = lined_up(None, pred_probs, vocab)
+        pred_probs, labels, fold, ids = _in_one_order(pred_probs, labels, fold, ids)
         labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
         return cls(pred_probs, labels, fold, ids, vocab, config)
 
@@ -124,6 +138,31 @@ class OutOfFold:
         # Version 0.1 had only this task, and did not save it
         return cls(**arrays, ids=meta['ids'], vocab=meta['vocab'], config=meta['config'],
                    task=meta.get('task', 'classification'))
+
+
+def _in_one_order(pred_probs, targets, fold, ids):
+    "The same with the rows in one order, where they have names"
+    frames = pd.Series, pd.DataFrame
+    index = next((o.index for o in (targets, ids, fold) if isinstance(o, frames)), None)
+    if index is not None:
+        targets, ids, fold, pred_probs = (aligned(o, name, index) for o, name in (
+            (targets, 'targets'), (ids, 'ids'), (fold, 'fold'), (pred_probs, 'pred_probs')))
+    elif isinstance(pred_probs, pd.DataFrame) and ids is not None:
+        ids = list(map(as_text, ids))
+        # Labels without names are in the order of `ids`; rows that are named otherwise may be too
+        if {*map(as_text, pred_probs.index)} == {*ids}:
+            pred_probs = aligned(pred_probs, 'pred_probs', ids=ids)
+    return pred_probs, targets, fold, ids
+
+
+def check_ids(
+    ids: list[str],
+) -> None:
+    "Raise ValueError if one is there twice: nobody could say which item is meant"
+    if len({*ids}) == len(ids): return
+    first = next(o for o, n in Counter(ids).items() if n > 1)
+    raise ValueError(f"ids has {len(ids) - len({*ids})} ids twice, first {brief(first)}: give each "
+                     "item its own")
 
 
 def _plain(o):

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from ._names import PLAIN, class_names, first_classes
+from ._names import PLAIN, class_names, first_classes, one_font_warning
 
 Size = tuple[float, float]
 
 
+@one_font_warning()
 def plot_quality(
     quality: ArrayLike,  # Label quality scores (n,), 0 to 1, or any finite numbers
     given: ArrayLike,  # Class indices (n,) of the given labels
@@ -58,6 +59,7 @@ def plot_quality(
     return axs
 
 
+@one_font_warning()
 def plot_class_health(
     noise: ArrayLike,  # P(true != k | given = k) of each class k (c,); NaN: not known
     inverse_noise: ArrayLike,  # P(given != k | true = k) of each class k (c,); NaN: not known

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from .._images import Unreadable, scaled
-from ._names import PLAIN, drawable
+from ._names import PLAIN, drawable, one_font_warning
 
 
+@one_font_warning()
 def plot_items(
     items: Sequence,  # Images (h, w[, 1, 3 or 4]) or texts, Unreadable among either
     titles: Sequence,  # One title per item

@@ -11,6 +11,7 @@ import pandas as pd
 from .._columns import column_like, objects
 from .._files import sibling
 from .._text import as_text, brief, safe_name, sha1_of
+from .match import Item, class_text, rows_of
 
 
 def apply_frame(
@@ -27,11 +28,15 @@ def apply_frame(
                              "column= or id_column=")
 
     values = objects(df[column])
-    ids = df.index if id_column is None else df[id_column]
-    keep, new = _plan(session, ids, set, values, 'df')
+    if id_column is None: names = [*map(as_text, df.index)]
+    else: names = [None if pd.isna(o) else as_text(o) for o in df[id_column]]
+    others = df.drop(columns=[column, *([] if id_column is None else [id_column])])
+    keep, new = _plan(session, names, set, values, 'df', others)
     # The frame's own value of a class keeps its column's type: 3, even if the review has '3'
     known = {as_text(o): o for o in values[::-1]}
-    for i, key in new.items(): values[i] = known.get(key, session.classes[key])
+    written = all(isinstance(o, str) for o in values)
+    for i, key in new.items():
+        values[i] = known.get(key, key if written else session.classes[key])
     res = df.copy()
     if new: res[column] = column_like(values, df[column])
     return res.iloc[keep]
@@ -40,9 +45,13 @@ def apply_frame(
 def apply_dls(
     session,  # A ReviewSession
     learn,  # This and the rest as for `ReviewSession.apply_dls`
-    set: str = 'train',
+    set: str | None = None,
 ):  # DataLoaders
     "See `ReviewSession.apply_dls`"
+    if session.set is not None and set not in (None, session.set):
+        raise ValueError(f"set is {set!r}, but the session is about the {session.set} set: leave "
+                         "set out, or pass a session of the other set")
+    set = set or session.set or 'train'
     if not hasattr(learn, 'dls'):
         raise TypeError(f"learn is a {type(learn).__name__}: pass the Learner")
     names = ('train', 'valid')[:len(learn.dls.loaders)]
@@ -63,6 +72,8 @@ def _clean_dl(session, learn, i, set):
     "The Learner's DataLoader `i`, relabelled and without the deleted items"
     # Imported here, so that a review needs neither torch nor fastai
     from ..data import fewer, ids_of, labels_of, new_dl, view
+    from ..data.labels import label_column
+    from ..data.show import own_frame
     from ..data.subsets import relabelled
     dl = learn.dls.loaders[i]
     labels = labels_of(dl)
@@ -74,7 +85,10 @@ def _clean_dl(session, learn, i, set):
     codes = {as_text(o): (j, o) for j, o in enumerate(vocab)}
     ids = ids_of(dl.dataset, learn.path)
     given = [vocab[o] for o in labels.targets]
-    keep, new = _plan(session, ids, set, given, 'the DataLoader')
+    rows = own_frame(dl.dataset)
+    if rows is not None and (column := label_column(dl.dataset)) in rows:
+        rows = rows.drop(columns=column)
+    keep, new = _plan(session, ids, set, given, 'the DataLoader', rows)
     if not keep:
         raise ValueError(f"no item of data set {i} of the Learner is left: undo some deletions")
     if lost := sorted({o for o in new.values() if o not in codes}):
@@ -87,44 +101,20 @@ def _clean_dl(session, learn, i, set):
     return new_dl(dl, ds, np.array(keep), **(fewer(dl, len(keep)) if i == 0 else {}))
 
 
-def _plan(session, names, set, labels, what):
+def _plan(session, names, set, labels, what, theirs=None):
     """Positions (m,) of the items to keep, and position -> text of the class for the relabelled.
-    `names` and `labels` (n,) are those of the data, which messages call `what`."""
-    ids, given = _of_set(session, set)
-    at = {}
-    for i, name in enumerate(map(as_text, names)):
-        if name in at:
-            raise ValueError(f"{what} has the item {brief(name)} twice: give each item its own "
-                             "id")
-        if name in ids: at[name] = i
-
-    state = session.current()
-    action = {o: state[i]['action'] for o, i in ids.items() if i in state}
-    # Deleted items may be missing: the result of an earlier call is still the same data
-    gone = [o for o in ids if o not in at and action.get(o) != 'delete']
-    if gone or (not at and len(names)):
-        gone = gone or list(ids)
-        other = as_text(next(iter(names), ''))
-        see = 'id_column=' if what == 'df' else 'set='
-        raise ValueError(f"{len(gone)} of {len(ids)} items of the issue table are not in {what}, "
-                         f"first {brief(gone[0])}; it has {brief(other)}: pass the data that the "
-                         f"table was made from (see {see})")
-
-    new = {at[o]: as_text(state[ids[o]]['label']) for o in at if action.get(o) == 'relabel'}
-    # All of them, decided or not: a frame that was indexed anew has the same ids on other rows
-    differ = [(o, i) for o, i in at.items() if as_text(labels[i]) not in (given[o], new.get(i))]
-    if differ:
-        name, i = differ[0]
-        raise ValueError(f"{what} gives {len(differ)} of {len(at)} items another label than the "
-                         f"issue table, first {brief(name)} {brief(labels[i])} instead of "
-                         f"{brief(given[name])}: pass the data that the table was made from, with "
-                         "the same ids")
-    drop = {i for name, i in at.items() if action.get(name) == 'delete'}
+    `names` and `labels` (n,) are those of the data, which messages call `what`; `theirs` its rows,
+    if it has any"""
+    items, ours = _items(session, set)
+    labels = [class_text(o, session.classes) for o in labels]
+    at = rows_of(items, names, labels, what, ours, theirs)
+    new = {i: items[o].label for o, i in at.items() if items[o].label is not None}
+    drop = {i for o, i in at.items() if items[o].action == 'delete'}
     return [i for i in range(len(names)) if i not in drop], new
 
 
-def _of_set(session, set):
-    "Text of each id of a set (None: of all) -> the session's id; and the same -> its given class"
+def _items(session, set):
+    "Text of each id of a set (None: of all) -> its item; and the user's rows of them, or None"
     rows = session.issues
     mask = np.ones(len(rows), dtype=bool)
     if set is not None:
@@ -135,7 +125,14 @@ def _of_set(session, set):
     if twice := names[names.duplicated()].tolist():
         raise ValueError(f"the issue table has {brief(twice[0])} in several sets: say which with "
                          "set=")
-    return dict(zip(names, session.ids[mask])), dict(zip(names, session.given[mask]))
+
+    state = session.checked()
+    items = {}
+    for name, i, given in zip(names, session.ids[mask], session.given[mask]):
+        o = state.get(i, {'action': None})
+        label = as_text(o['label']) if o['action'] == 'relabel' else None
+        items[name] = Item(given, o['action'], label)
+    return items, None if session.rows is None else session.rows[mask]
 
 
 def apply_folder(
@@ -168,7 +165,7 @@ def apply_folder(
 
 def _finals(session):
     "Folder names (the set, if there are sets, and the class) and path of every item that stays"
-    state = session.current()
+    state = session.checked()
     df = session.issues
     sets = df['set'] if 'set' in df else [None]*len(df)
     rows = zip(session.ids, sets, df['id'], df.given)

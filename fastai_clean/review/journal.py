@@ -7,18 +7,18 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import RLock
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from uuid import uuid4
 from warnings import warn
 
 from filelock import lock_descriptor, unlock_descriptor
 
 from .._files import sync_folder
-from .._text import brief, sha1_of
-from .replay import Replay, encode, loaded
+from .._rows import check_same_labels
+from .._text import brief
+from .header import check_same, hashes_of, header_of, old_name, read_header
+from .replay import Replay, encode
 
-FORMAT = 2
-OLD_NAME = 96  # Bytes of JSON up to which format 1 named ids and classes by their text
 WAIT = 60  # Seconds that an action waits for other writers
 TAIL = 256  # Bytes of the last line by which a journal is recognised
 
@@ -26,11 +26,13 @@ TAIL = 256  # Bytes of the last line by which a journal is recognised
 class Journal:
     """The decisions of a review on disk, and the state that they add up to.
 
-    Each action is one line of JSON: `do`, `ids`, `label` (or `labels`, one per id), `text` of a
-    note, `user`, `time` (ISO, UTC) and `key`, its name. It is appended under a lock that other
-    processes heed, synced, and only then taken in. An `undo` or `redo` names the action (`of`) that
-    it switches off or on, so that a later decision of another user stands. The first three lines
-    say what the journal is about: counts and SHA-1s, the ids, the classes.
+    Each action is one line of JSON: `do`, `ids`, `given`, the label that the items had then (or one
+    per id), `label` (or `labels`, one per id), `text` of a note, `user`, `time` (ISO, UTC) and
+    `key`, its name. It is appended under a lock that other processes heed, synced, and only then
+    taken in. An `undo` or `redo` names the action (`of`) that it switches off or on, so that a
+    later decision of another user stands. The first four lines say what the journal is about:
+    counts, SHA-1s and the set; the ids; the classes; the given label of each id, as its number
+    among the classes.
 
     A line that a crash tore is skipped with a warning. Files of version 0.1 (format 1), which named
     long ids by their SHA-1 and cut an action into parts, are read and continued. Threads may share
@@ -40,22 +42,30 @@ class Journal:
         path: Path,  # The file, made if it does not exist
         ids: Iterable[str],  # Unique ids of the items
         labels: dict[str, object],  # Text of a class -> the class
-        given: dict[str, str],  # Set -> hash of its given labels: kept in the file, not compared
+        given: dict[str, str],  # Id of each item -> text of its given class
+        set: str | None = None,  # The one set that the items are, if that is known
     ):
-        """Raises ValueError if `path` is a journal of other items or classes, naming the
-        difference, or another file, FileNotFoundError if its folder does not exist, and OSError if
-        it cannot be read and written."""
+        """Raises ValueError if `path` is a journal of other items, classes, given labels or another
+        set, naming the difference, or another file, FileNotFoundError if its folder does not exist,
+        and OSError if it cannot be read and written. Nothing is written to what is refused."""
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"path {path} is in a folder that does not exist: make "
                                     f"{self.path.parent} first")
         if self.path.is_dir():
             raise IsADirectoryError(f"path {path} is a folder: name a file in it")
+        # A pipe would wait for ever, and a device forget
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"path {path} is a device or a pipe: name a file")
 
         self._lock = RLock()
         self._fd: int | None = None  # The open file, while it is locked
         self._file: tuple[int, int] | None = None  # Its device and inode
         self._labels = labels
+        self._given = given
+        self.set = set
+        self._first: dict[str, str]  # What the items were given when the journal was made
+        self._other: bool  # Whether that was something else, which is known by a hash only
         self._replay: Replay
         self._offset: int  # Up to where it was read
         self._tail: bytes  # The bytes just before that
@@ -64,9 +74,11 @@ class Journal:
         self._stale: bool  # Whether a fork made it start again
         with self._locked(os.O_CREAT) as fd:
             self._file = _file_of(os.fstat(fd))
-            with _reader(fd) as f: self._open(fd, f, sorted(ids), given)
+            with _reader(fd) as f: self._open(fd, f, sorted(ids))
             self._restart()
             self._read(fd)
+            self._check_hash()
+            self.check_given()
         self._changed.clear()
         _journals.add(self)
 
@@ -92,7 +104,9 @@ class Journal:
         text: str | None = None,  # Note
     ):
         "Do something to items; returns once it is on disk, raises as `_append` does if it is not"
-        what: dict[str, object] = {'do': do, 'ids': [self._name(o) for o in ids]}
+        given = [self._name(self._given[o]) for o in ids]
+        what: dict[str, object] = {'do': do, 'ids': [self._name(o) for o in ids],
+                                   'given': given if len({*given}) > 1 else given[0]}
         if label is not None: what['label'] = self._name(label)
         if labels is not None: what['labels'] = [self._name(o) for o in labels]
         if text is not None: what['text'] = text
@@ -124,6 +138,19 @@ class Journal:
             changed = list(self._changed)
             self._changed.clear()
             return changed
+
+    def check_given(self) -> None:
+        """Raise ValueError if what was read is about items with other labels: none of those that an
+        item had at first, or in a decision, or got by one. An item that is kept must have the label
+        that was kept"""
+        was = []
+        with self._lock:
+            for i, now in self._given.items():
+                known = self._replay.given(i, self._first.get(i))
+                was.append(now if now in known or not known else known[-1])
+        check_same_labels([*self._given], [*self._given.values()], was, str(self.path),
+                          'the issue table', "pass the data that it was made with, or what `apply` "
+                          "made of that; for other data, name another path")
 
     def votes(self) -> dict[str, dict[str, tuple[str, str | None]]]:
         "`Replay.votes`, with what others appended"
@@ -195,11 +222,13 @@ class Journal:
         self._snapshot = None
         self._stale = True
 
-    def _open(self, fd: int, f: BinaryIO, ids: list[str], given: dict[str, str]) -> None:
+    def _open(self, fd: int, f: BinaryIO, ids: list[str]) -> None:
         "Check what the journal is about, or write its header if it is new"
         classes = sorted(self._labels)
-        header = _header(ids, classes, given)
+        header = header_of(ids, classes, self._given, self.set)
         there = f.read(len(header))
+        self._first = self._given
+        self._other = False
         self._name: Callable[[str], str] = str
         self._ids = ids
         if header.startswith(there):
@@ -209,16 +238,34 @@ class Journal:
                 os.fsync(fd)
                 sync_folder(self.path.parent)
         else:
-            form, *found = _read_header(f, self.path)
-            if form == 1: self._name = _old_name
+            first, self._first, *found = read_header(f, self.path)
+            if first['format'] == 1: self._name = old_name
             for names, mine, of, what in zip(found, (ids, classes), ('data set', 'vocab'),
                                              ('items', 'classes')):
-                _check_same(self.path, names, {self._name(o) for o in mine}, of, what)
+                check_same(self.path, names, {self._name(o) for o in mine}, of, what)
+            self._check_set(first.get('set'))
+            if first['format'] == 2 and type(hashes := first.get('given_sha1')) is dict:
+                self._other = hashes != hashes_of(self._given, hashes)
+                if not self._other: self._first = self._given
             end = f.tell()
             f.seek(0)
             header = f.read(end)
         self._head = header[:header.index(b'\n') + 1]
         self._start = len(header), header[-TAIL:]
+
+    def _check_set(self, theirs):
+        "Positions and numbers name items of every set: the same ids and labels may be other items"
+        if self.set is not None and type(theirs) is str and self.set != theirs:
+            raise ValueError(f"{self.path} is about the set {brief(theirs)}, but these issues are "
+                             f"of {brief(self.set)}: pass another path")
+        if type(theirs) is str: self.set = theirs
+
+    def _check_hash(self):
+        "As `check_given` for format 2, which has no labels but a hash of them"
+        # Decisions that were applied since change the hash, and then nobody can say what it was
+        if self._other and not any(now in self._replay.made(i) for i, now in self._given.items()):
+            raise ValueError(f"{self.path} was made with other given labels than the issue table "
+                             "has: pass the data that it was made with, or another path")
 
     @contextmanager
     def _locked(self, flags: int = 0) -> Iterator[int]:
@@ -226,7 +273,10 @@ class Journal:
         flags |= os.O_RDWR | os.O_APPEND | getattr(os, 'O_BINARY', 0)
         with self._lock:
             # A new one each time: the lock belongs to the open file, which a fork would share
-            fd = os.open(self.path, flags, 0o600)
+            try: fd = os.open(self.path, flags, 0o600)
+            except FileNotFoundError as e:
+                raise FileNotFoundError(f"{self.path} was removed since it was opened: restore it, "
+                                        "or open a new session") from e
             self._fd = fd
             try:
                 self._wait(fd)
@@ -274,55 +324,6 @@ def _after_fork():
 
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fork)
-
-
-def _header(ids, classes, given):
-    "The first lines: the same bytes for the same items, classes and given labels, in any order"
-    first = {'journal': 'fastai_clean', 'format': FORMAT, 'ids': len(ids), 'classes': len(classes),
-             'ids_sha1': sha1_of(encode(ids)), 'classes_sha1': sha1_of(encode(classes)),
-             'given_sha1': given}
-    return b''.join(encode(o).encode() + b'\n' for o in (first, {'ids': ids}, {'classes': classes}))
-
-
-def _read_header(f, path):
-    "Format, ids and classes in a journal's header; leaves `f` at the first record"
-    f.seek(0)
-    first: Any = loaded(f.readline())
-    if type(first) is not dict or first.get('journal') != 'fastai_clean':
-        raise ValueError(f"path {path} is not a journal of fastai_clean: name another file")
-    form = first.get('format')
-    if form not in (1, FORMAT):
-        raise ValueError(f"{path} is of format {brief(form)}, but this version reads formats 1 and "
-                         f"{FORMAT}: upgrade fastai_clean")
-
-    # Format 1 has each list on many lines, and counts the ids as `items`
-    names = ('items', 'vocab') if form == 1 else ('ids', 'classes')
-    counts = [first.get(o) for o in (names[0], 'classes')]
-    found: dict[str, list] = {o: [] for o in names}
-    while [len(o) for o in found.values()] != counts:
-        o: Any = loaded(f.readline())
-        name = next((k for k in names if type(o) is dict and type(o.get(k)) is list), None)
-        if name is None:
-            raise ValueError(f"the first lines of {path} were changed or cut short: restore them, "
-                             "or name another file")
-        found[name].extend(map(str, o[name]))
-    return form, *map(set, found.values())
-
-
-def _check_same(path, old, new, of, what):
-    if old == new: return
-    parts = []
-    for names, where in ((old - new, 'the journal'), (new - old, 'issues or vocab')):
-        some = ', '.join(map(brief, sorted(names)[:3]))
-        if names: parts.append(f"{len(names)} {what} are only in {where}, such as {some}")
-    raise ValueError(f"{path} belongs to another {of}: {'; '.join(parts)}; pass those it was made "
-                     "with, or another path")
-
-
-def _old_name(text):
-    "What format 1 calls an id or class: its text, or the SHA-1 of a long, empty or unprintable one"
-    fits = text and text.isprintable() and len(encode(text).encode()) <= OLD_NAME
-    return text if fits else f'sha1:{sha1_of(text)}'
 
 
 def _file_of(stat):

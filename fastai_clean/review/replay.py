@@ -22,11 +22,12 @@ def loaded(
 
 class Action:
     "What one user did to some items at once, and whether it is in force"
-    __slots__ = 'do', 'ids', 'label', 'text', 'user', 'time', 'active'
+    __slots__ = 'do', 'ids', 'given', 'label', 'text', 'user', 'time', 'active'
 
     def __init__(self, record: dict, ids: list[str], label: str | dict[str, str] | None):
         self.do = sys.intern(record['do'])
         self.ids = ids
+        self.given = record.get('given')
         self.label = label
         self.text = record.get('text')
         self.user = sys.intern(record['user'])
@@ -36,6 +37,10 @@ class Action:
     def label_of(self, i: str) -> str | None:
         "Text of the class that item `i` was given, or None"
         return self.label[i] if isinstance(self.label, dict) else self.label
+
+    def given_of(self, i: str) -> str | None:
+        "Text of the class that item `i` had then; None in files that do not say"
+        return self.given[i] if isinstance(self.given, dict) else self.given
 
 
 class Replay:
@@ -91,6 +96,28 @@ class Replay:
                 if a.active: res.setdefault(a.user, {})[i] = a.do, a.label_of(i)
         return res
 
+    def made(self,
+        i: str,  # Id of an item
+    ) -> list[str | None]:
+        "Texts of the classes that decisions gave to it, in force or not"
+        return [a.label_of(i) for a in self.history.get(i, ([], []))[0] if a.do == 'relabel']
+
+    def given(self,
+        i: str,  # Id of an item
+        first: str | None,  # Text of its given class when the journal was made, if that is known
+    ) -> list[str | None]:
+        """Texts of the classes that it may have now: what it had at first or in a decision, or got
+        by one that was then applied, in force or not; nothing if the journal does not say. If it is
+        kept, only what it had then"""
+        decisions, notes = self.history.get(i, ([], []))
+        last = _last_active(decisions)
+        if last is not None and last.do == 'keep':
+            was = last.given_of(i) or first
+            return [] if was is None else [was]
+        seen = [first, *(a.given_of(i) for a in (*decisions, *notes))]
+        seen = [o for o in seen if o is not None]
+        return [*self.made(i), *seen] if seen else []
+
     def _record(self, line):
         "The record of a line, its items and classes as they are called here; None if it is not one"
         o = loaded(line)
@@ -104,6 +131,7 @@ class Replay:
         o['ids'] = _renamed(o.get('ids'), self.ids)
         if o['ids'] is None or 'part' in o and not _is_part(o['part']): return None
         if do == 'note' and type(o.get('text')) is not str: return None
+        if 'given' in o and not self._take_given(o): return None
         if do != 'relabel': return o | {'label': None}
         several = 'labels' in o
         if several and 'part' in o: return None
@@ -111,6 +139,13 @@ class Replay:
         if labels is None or several and len(labels) != len(o['ids']): return None
         o['label'] = dict(zip(o['ids'], labels)) if several else labels[0]
         return o
+
+    def _take_given(self, o):
+        several = type(o['given']) is list
+        given = _renamed(o['given'] if several else [o['given']], self.classes)
+        if given is None or several and len(given) != len(o['ids']): return False
+        o['given'] = dict(zip(o['ids'], given)) if several else given[0]
+        return True
 
     def _act(self, o):
         if o['key'] in self.actions: return ()

@@ -12,11 +12,10 @@ import pandas as pd
 
 from .._columns import objects
 from .._files import write_file
-from .._text import as_text, brief, natural_key, sha1_of
+from .._text import as_text, brief, inert, natural_key
 from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
-from .replay import encode
-from .tables import cohen_kappa, issue_table, text_ids
+from .tables import COLUMNS, cohen_kappa, issue_table, text_ids
 
 NOTE = 2000  # Characters of a note
 USER = 46  # Bytes of a reviewer's name
@@ -66,13 +65,19 @@ class ReviewSession:
         *,
         vocab: Iterable | None = None,  # Class names; None: those given or predicted, sorted
         user: str | None = None,  # Who reviews; None: the name of the account
+        set: str | None = None,  # The data set, 'train', 'valid' or 'test', if there is one
+        rows: pd.DataFrame | None = None,  # Rows of the user's (n,), by which `apply` finds items
     ):
-        """Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`,
-        and if the journal belongs to another data set or vocab, naming the difference; TypeError if
-        the table does not have one class per item."""
+        """`rows` are the items' own rows, one per row of `issues`: with them, `apply` finds the
+        items in a frame that was shuffled and numbered anew.
+
+        Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`, and
+        if the journal belongs to another data set, set or vocab, or to items with other given
+        labels, naming the difference; TypeError if the table does not have one class per item."""
         self.path = Path(path)
         self.user = _reviewer(user)
         df = issue_table(issues)
+        self.rows = _rows(issues, df, rows)
         self.ids: np.ndarray = text_ids(df)
         if vocab is None:
             found = {as_text(o): o for o in [*df.given, *df.predicted]}
@@ -85,8 +90,9 @@ class ReviewSession:
 
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
         self.issues: pd.DataFrame = df
-        self._known = set(self.ids)
-        self._journal = Journal(self.path, self.ids, self.classes, self._given_hashes())
+        self._known = {*self.ids}
+        given = dict(zip(self.ids, self.given))
+        self._journal = Journal(self.path, self.ids, self.classes, given, set)
 
     def __repr__(self): return f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)'
 
@@ -94,6 +100,11 @@ class ReviewSession:
     def given(self) -> pd.Series:
         "The text of each row's given class, n of them"
         return self.issues.given.map(as_text)
+
+    @property
+    def set(self) -> str | None:
+        "The set that the items are, 'train', 'valid' or 'test', if session or journal know it"
+        return self._journal.set
 
     @property
     def unreadable(self) -> int:
@@ -173,6 +184,12 @@ class ReviewSession:
         self._journal.read()
         return self.state
 
+    def checked(self) -> dict[str, dict]:
+        "`current`; raises ValueError if what others decided is about items with other labels"
+        state = self.current()
+        self._journal.check_given()
+        return state
+
     @property
     def decisions(self) -> pd.DataFrame:
         """One row per item with a decision or a note, worst first: the columns `id`, `set`, `given`
@@ -228,7 +245,10 @@ class ReviewSession:
     ) -> Path:
         "Write `decisions` as CSV, whole or not at all; raises FileExistsError, see `overwrite`"
         options = dict(index=False, quoting=csv.QUOTE_NONNUMERIC, errors='backslashreplace')
-        return write_file(path, lambda tmp: self.decisions.to_csv(tmp, **options), overwrite)
+        # A note or an id that a spreadsheet would run
+        df = self.decisions
+        for name in df: df[name] = pd.Series([*map(inert, df[name])], df.index, df[name].dtype)
+        return write_file(path, lambda tmp: df.to_csv(tmp, **options), overwrite)
 
     def apply(self,
         df: pd.DataFrame,  # The DataFrame that the table is about; it is not changed
@@ -240,21 +260,24 @@ class ReviewSession:
         """A new DataFrame, relabelled and without the deleted rows. Rows that the issue table does
         not know stay. Applied to its own result, it gives the same again.
 
-        Raises ValueError if items of the table are missing from `df`, unless they were deleted, or
-        appear twice, and if a decided item's label is neither the given nor the decided one."""
+        Items are found by their ids, and their labels must be the given or the decided ones, those
+        of undecided items too. If they are not, as in a frame that was shuffled and numbered anew,
+        and the session has the items' own `rows`, they are found by their content, with a warning.
+        Otherwise it raises ValueError, as it does if items of the table are missing from `df`,
+        unless they were deleted, or appear twice."""
         return apply_frame(self, df, column, id_column, set)
 
     def apply_dls(self,
         learn: Any,  # Learner that the table is about; it and its DataLoaders are not changed
-        set: str = 'train',  # 'train' or 'valid': which it is, if the table has no column `set`
+        set: str | None = None,  # 'train' or 'valid'; None: the session's own set, else 'train'
     ):  # DataLoaders
         """New DataLoaders, relabelled and without the deleted items, in the training and the
         validation set if the table has a column `set`. Pass them to a new Learner. Nothing is
         fitted again: vocab and transforms stay. If a ColReader reads the labels of a DataFrame, a
         copy of it is changed, otherwise the input of the target's transforms.
 
-        Raises as `apply` does, ValueError if no item of a set is left or a label is not in its
-        vocab, and TypeError if there is not one class per item."""
+        Raises as `apply` does, ValueError if the session is about another set, no item of a set is
+        left or a label is not in its vocab, and TypeError if there is not one class per item."""
         return apply_dls(self, learn, set)
 
     def apply_folder(self,
@@ -273,13 +296,6 @@ class ReviewSession:
         Raises ValueError for items that are, or link, outside of `source`, FileNotFoundError for
         those that are not files, and FileExistsError if `target` has anything in it."""
         return apply_folder(self, source, target, copy)
-
-    def _given_hashes(self):
-        "Set -> hash of its ids and given classes; '' for a table without sets"
-        sets = self.issues['set'].map(as_text) if 'set' in self.issues else ['']*len(self.ids)
-        found: dict[str, list] = {}
-        for name, *row in zip(sets, self.ids, self.given): found.setdefault(name, []).append(row)
-        return {name: sha1_of(encode(sorted(found[name]))) for name in sorted(found)}
 
     def _as_vocab(self, column):
         "`column` with the classes of `vocab` in place of their texts"
@@ -308,6 +324,20 @@ class ReviewSession:
                              f"{brief(bad[0])}: pass texts of `session.ids`")
         if not found: raise ValueError("ids is empty: pass at least one")
         return [str(o) for o in dict.fromkeys(found)]
+
+
+def _rows(issues, df, rows):
+    """The user's own columns, a row per row of `df`, the table `issues` in its order; None if there
+    are none"""
+    if rows is None:
+        # What `to_csv` and `to_review` write has them beside those of the table
+        rows = df.drop(columns=[o for o in (*COLUMNS, 'set') if o in df])
+        return None if rows.columns.empty else rows
+    if len(rows) != len(df):
+        raise ValueError(f"rows has {len(rows)} rows, but issues has {len(df)}: pass one row per "
+                         "item, in the order of issues")
+    order = issues.label_quality.to_numpy(float).argsort(kind='stable')
+    return rows.iloc[order]
 
 
 def _reviewer(user):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._columns import objects
-from .._text import as_text, brief
+from .._text import as_text, as_written, brief
 
 COLUMNS = 'id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue'
 SEED = ['position', 'id', 'text', 'label', 'hashtags', 'prediction', 'confidence']
@@ -62,7 +62,7 @@ def text_ids(
 
 def read_issues(
     path,  # CSV: an issue table, what `CleanInterpretation.to_csv` wrote, or noisy_text.csv
-    label_column: str = 'label',  # Column of the given labels, in what `to_csv` wrote
+    label_column: str | None = None,  # Column of the given labels; None: 'given', else 'label'
     id_column: str | None = None,  # Column of the ids there; None: the first of `NAMES` that fits
 ) -> pd.DataFrame:
     """The issues of a CSV, in its order if it has no label quality. Values are read as text.
@@ -71,17 +71,20 @@ def read_issues(
     experiment's noisy_text.csv has no header, and all its rows are issues. Raises ValueError if
     columns are missing, if every possible column of ids has repeated values, and if a confidence is
     not a number from 0 to 1."""
-    with open(path, encoding='utf-8-sig', errors='backslashreplace', newline='') as f:
-        first = next(csv.reader(f), [])
+    first = _header(path)
     seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
     names = {*first}
     if not seed and names > {'given', 'predicted'} and names & {'item', 'id'}:
-        return _read_table(path)
+        df = _read_table(path)
+        for name, target in ((label_column, 'given'), (id_column, 'id')):
+            if name in df: df[target] = df[name]
+        # Issue tables have these; what `to_csv` wrote is in the order of its label quality
+        if 'is_issue' not in df: df = df.assign(is_issue=df.given != df.predicted)
+        return df if 'label_quality' in df else df.assign(label_quality=np.nan)
 
     df = _read_texts(path, names=SEED if seed else first, header=None if seed else 0)
-    if seed:
-        label_column = 'label'
-        id_column = 'id'
+    if label_column is None: label_column = 'label'
+    if seed: id_column = 'id'
     predicted = 'prediction' if seed else _last(df, 'predictions')
     confidence = _last(df, 'confidence')
     for name in (label_column, predicted, confidence, *([] if id_column is None else [id_column])):
@@ -117,10 +120,42 @@ def cohen_kappa(
     return agree, np.nan if chance == 1 else (agree - chance)/(1 - chance)
 
 
+def _header(path):
+    "The names in the first line of a CSV"
+    sep = _separator(path)
+    with open(path, encoding='utf-8-sig', newline='') as f:
+        try: return next(csv.reader(f, delimiter=sep), [])
+        except csv.Error as e:
+            raise ValueError(f"{path} cannot be read as CSV ({e}): save it as CSV again") from e
+
+
+def _separator(path):
+    "What separates the columns. Raises ValueError for a file that is no CSV in UTF-8"
+    if os.path.isdir(path): raise ValueError(f"{path} is a folder: pass a CSV in it")
+    with open(path, 'rb') as f: data = f.read()
+    advice = 'save it as CSV, in UTF-8'
+    if not data.strip(): raise ValueError(f"{path} is empty: pass a CSV with at least one row")
+    if data[:2] == b'PK': raise ValueError(f"{path} is a zip or an Excel file: {advice}")
+    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): raise ValueError(f"{path} is in UTF-16: {advice}")
+    try: text = data.decode('utf-8-sig')
+    except UnicodeDecodeError as e:
+        line = data[:e.start].count(b'\n') + 1
+        raise ValueError(f"{path} is not in UTF-8, first in line {line}, byte "
+                         f"0x{data[e.start]:02x}: {advice}") from e
+    line = text.split('\n', 1)[0]
+    # Excel writes semicolons where the comma is the decimal mark
+    return next((o for o in ',;\t' if o in line), ',')
+
+
 def _read_texts(path, **kwargs):
     # As text: a class may be called NA, 01 or True
-    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig',
-                       encoding_errors='backslashreplace', index_col=False, **kwargs)
+    try:
+        df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig',
+                         index_col=False, sep=_separator(path), **kwargs)
+    except pd.errors.ParserError as e:
+        raise ValueError(f"{path} cannot be read as CSV ({e}): give every row as many values as "
+                         "there are columns") from e
+    return df.map(as_written).rename(columns=as_written)
 
 
 def _read_table(path):
