@@ -7,6 +7,7 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 
 from ..oof import FitRecord, FoldOptions, OutOfFold, make_engine, warn_of_training
+from ..oof.fit import shapes_training
 from ..oof.options import fold_options, takes_options
 from ..oof.result import oof_of
 from ..oof.watch import Watch, is_own
@@ -65,8 +66,7 @@ class ConfidentLearningCallback(Callback):
     already."""
     order = SaveModelCallback.order + 10
     in_folds = False
-    _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights', '_hypers', \
-        '_watch'
+    _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights', '_watch'
 
     @takes_options
     def __init__(self, *args, **kwargs):
@@ -78,7 +78,7 @@ class ConfidentLearningCallback(Callback):
     def _init_state(self):
         super()._init_state()
         vars(self).update(folds=None, splits=None, _record=None, _armed=False, _cancelled=False,
-                          _weights=None, _hypers=None, _watch=None)
+                          _weights=None, _watch=None)
 
     @property
     def oof(self) -> OutOfFold | None:
@@ -93,8 +93,7 @@ class ConfidentLearningCallback(Callback):
         self._armed = False
         self._cancelled = False
         # A fit that an error ended fired no event that could have taken the watch off
-        if self._watch is not None: self._watch.end()
-        self._watch = None
+        self._end_watch()
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
         self._record = FitRecord(self.learn, self.learn.opt)
 
@@ -128,18 +127,21 @@ class ConfidentLearningCallback(Callback):
         folds.prepare(self._record)
         self.folds = folds
         self._weights = _fingerprint(learn.model)
-        self._watch = Watch(learn, [o for o in learn.cbs if o.run and is_own(o)])
+        if self.mode == 'features': return
+        in_force = [o for o in learn.cbs if o.run and o is not self]
+        needed = [o for o in in_force if shapes_training(o, self.leave_out)]
+        own = [o for o in needed if is_own(o)]
+        self._watch = Watch(learn, own, [o for o in in_force if o not in needed])
 
-    def after_batch(self):
-        "Note the rates, to see afterwards whether a tracker changes them between two epochs"
-        if self._armed and self.learn.training: self._hypers = _numbers(self.learn.opt)
+    def _end_watch(self):
+        watch = vars(self).get('_watch')
+        self._watch = None
+        return ([], []) if watch is None else watch.end()
 
-    def after_epoch(self):
-        "Note what ReduceLROnPlateau and its like, whose events come before this one, have set"
-        if not self._armed or self.learn.lock.locked(): return
-        now = _numbers(self.learn.opt)
-        if self._hypers is not None and now != self._hypers:
-            self._record.changed[self.learn.epoch] = now
+    def __setattr__(self, name, value):
+        # A callback of `fit(cbs=...)` that an error ended leaves the Learner without an event
+        if name == 'learn' and value is None: self._end_watch()
+        super().__setattr__(name, value)
 
     def after_cancel_fit(self):
         "Note that the fit ended early: the folds end it there too"
@@ -155,7 +157,8 @@ class ConfidentLearningCallback(Callback):
         if not armed: return
         self._weights = _fingerprint(self.learn.model)
         if self._cancelled: record.stop_at = self.learn.pct_train
-        if self._watch is not None: self.folds.leave_idle(record, self._watch.end())
+        if self._watch is not None: record.changed = self._watch.changes
+        self.folds.leave_idle(record, *self._end_watch())
         self.folds.follow(record)
 
     def resume(self) -> OutOfFold:
@@ -165,11 +168,6 @@ class ConfidentLearningCallback(Callback):
             raise ValueError("there is nothing to resume: no fit was followed yet")
         self.folds.follow()
         return self.oof
-
-
-def _numbers(opt):
-    "The hyperparameters of each group of parameters"
-    return [dict(o) for o in opt.hypers]
 
 
 def _fingerprint(model):

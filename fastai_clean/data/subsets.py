@@ -1,26 +1,21 @@
 "Views of data sets, DataLoaders over them, and data sets with decided labels"
 import copy
-import inspect
-import random
 from collections.abc import Sequence
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from fastai.callback.data import PartialDL
 from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.load import DataLoader
 from fastai.tabular.core import Tabular
 from fastai.text.data import SortedDL
-from fastcore.xtras import is_listy
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler, Subset
 from torch.utils.data import DataLoader as TorchLoader
 
 from .._columns import column_like, objects
 from .labels import column_read
+from .sampling import Apart, Drawn, InOrder, Mapped, generators_of, is_ours, own_arguments
 
 # What may be put on a DataLoader and refers to positions in its data set
 _DRAWS = 'get_idxs', 'shuffle_fn', 'sample', 'create_batches', 'create_item'
@@ -72,9 +67,9 @@ def new_dl(
     if isinstance(dl, PartialDL) and dl.partial_n and kwargs.get('shuffle', True):
         kwargs.update(partial_n=dl.partial_n)
     drawn = kwargs.get('shuffle', True)
-    kwargs = {**_own_arguments(dl, idxs, drawn), **kwargs}
+    kwargs = {**own_arguments(dl, idxs, drawn), **kwargs}
     # A function of the user's reads its own data set, by positions in that
-    if 'create_item' in vars(dl): kwargs['create_item'] = _Mapped(dl.create_item, idxs)
+    if 'create_item' in vars(dl): kwargs['create_item'] = Mapped(dl.create_item, idxs)
     if not drawn: return dl.new(ds, **kwargs)
     for name in ('sample', 'create_batches'):
         if name in vars(dl):
@@ -82,139 +77,11 @@ def new_dl(
                             "data set and cannot be rebuilt for a part of it: put a get_idxs on "
                             "it, which returns positions, or write a subclass")
     own = {'get_idxs', 'shuffle_fn'} & {*vars(dl)}
-    if own: kwargs['get_idxs'] = _Drawn(dl, idxs)
+    if own: kwargs['get_idxs'] = Drawn(dl, idxs)
     res = dl.new(ds, **kwargs)
-    found = {}
-    for o in ('get_idxs', 'shuffle_fn'): _find_generators(getattr(dl, o), found)
-    if found: res.get_idxs = _Apart(res.get_idxs, list(found.values()))
+    generators = generators_of(dl.get_idxs, dl.shuffle_fn)
+    if generators: res.get_idxs = Apart(res.get_idxs, generators)
     return res
-
-
-class _Mapped:
-    "The user's own `create_item`, for positions in a part of the data set"
-    def __init__(self, create_item, idxs):
-        self.create_item = create_item
-        self.idxs = idxs
-
-    def __call__(self, s): return self.create_item(int(self.idxs[s or 0]))
-
-
-class _InOrder:
-    "A `get_idxs` that draws nothing"
-    def __init__(self, n): self.n = n
-    def __call__(self): return list(range(self.n))
-
-
-class _Apart:
-    "Draws as `draw` does, but leaves the user's random `generators` where they were"
-    def __init__(self, draw, generators):
-        self.draw = draw
-        self.generators = generators
-        self.states = [_state(o) for o in generators]
-
-    def __call__(self):
-        before = [_state(o) for o in self.generators]
-        for o, state in zip(self.generators, self.states): _set_state(o, state)
-        try: return list(self.draw())
-        finally:
-            self.states = [_state(o) for o in self.generators]
-            for o, state in zip(self.generators, before): _set_state(o, state)
-
-
-_GENERATORS = random.Random, np.random.Generator, np.random.RandomState, torch.Generator
-
-
-def _state(o):
-    if isinstance(o, np.random.Generator): return o.bit_generator.state
-    return o.getstate() if isinstance(o, random.Random) else o.get_state()
-
-
-def _set_state(o, state):
-    if isinstance(o, np.random.Generator): o.bit_generator.state = state
-    elif isinstance(o, random.Random): o.setstate(state)
-    else: o.set_state(state)
-
-
-def _find_generators(o, found, seen=None, depth=0):
-    "Add to `found` the random generators that the function or object `o` refers to, by their ids"
-    seen = {} if seen is None else seen
-    if id(o) in seen or depth > 6: return
-    seen[id(o)] = o
-    if isinstance(o, _GENERATORS):
-        found[id(o)] = o
-        return
-    if isinstance(o, (type, ModuleType, torch.Tensor, np.ndarray)): return
-    if isinstance(o, MethodType):
-        parts = [o.__func__, o.__self__]
-    elif isinstance(o, FunctionType):
-        # fastai draws from the DataLoader's `rng` and the global generators, which are apart
-        if _is_ours(o): return
-        parts = [o.__globals__.get(name) for name in o.__code__.co_names]
-        parts += [_cell(c) for c in o.__closure__ or ()] + [*(o.__defaults__ or ())]
-    elif isinstance(o, partial):
-        parts = [o.func, *o.args, *o.keywords.values()]
-    else:
-        # The values of a data set are many, and none of them draws
-        parts = [v for k, v in getattr(o, '__dict__', {}).items()
-                 if k not in ('dataset', 'rng', 'fake_l')]
-    for part in parts: _find_generators(part, found, seen, depth + 1)
-
-
-def _cell(c):
-    # A name that is not bound yet
-    try: return c.cell_contents
-    except ValueError: return None
-
-
-def _is_ours(o):
-    return o.__module__.split('.')[0] in ('fastai', 'fastcore', 'fastai_clean')
-
-
-class _Drawn:
-    """The positions that the user's own `get_idxs` or `shuffle_fn` draws, as positions in a part of
-    the data set: what is not in the part is left out"""
-    def __init__(self, dl, idxs):
-        self.dl = dl
-        self.at = {int(i): k for k, i in enumerate(idxs)}
-        self.rng = random.Random(random.randint(0, 2**32 - 1))
-
-    def __call__(self):
-        # Drawing must not move the random numbers of the user's own DataLoader on
-        own = self.dl.rng
-        self.dl.rng = self.rng
-        try: drawn = self.dl.get_idxs()
-        finally: self.dl.rng = own
-        return [self.at[int(i)] for i in drawn if int(i) in self.at]
-
-
-def _own_arguments(dl, idxs, needed):
-    """The arguments that the subclass of the user's own takes, those of one value per item
-    shortened; all are `needed` where items are drawn"""
-    init = type(dl).__init__
-    if _is_ours(init): return {}
-    known = {*inspect.signature(DataLoader.__init__).parameters, *dl._methods}
-    for cls in type(dl).__mro__:
-        if cls.__module__.startswith('fastai.'):
-            known |= {*inspect.signature(cls.__init__).parameters}
-    own = [o for o in inspect.signature(init).parameters.values()
-           if o.name not in known and o.kind not in (o.VAR_POSITIONAL, o.VAR_KEYWORD)]
-    lost = [o.name for o in own if not hasattr(dl, o.name)]
-    own = [o for o in own if o.name not in lost]
-    if lost and needed:
-        raise TypeError(f"the DataLoader is a {type(dl).__name__}, whose argument {lost[0]} cannot "
-                        f"be passed on to a part of the data: keep it as self.{lost[0]} in "
-                        "__init__")
-    return {o.name: _part(getattr(dl, o.name), idxs, len(dl.dataset)) for o in own}
-
-
-def _part(value, idxs, n):
-    "The part of `value` for the items `idxs`, if it has one entry per item"
-    if isinstance(value, (pd.Series, pd.DataFrame)):
-        return value.iloc[idxs] if len(value) == n else value
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return value[idxs] if value.ndim and len(value) == n else value
-    if not is_listy(value) or len(value) != n: return value
-    return type(value)(value[int(i)] for i in idxs)
 
 
 def _new_torch_dl(dl, ds, shuffle=None, drop_last=None, bs=None):
@@ -269,15 +136,15 @@ def plain_dl(
     else:
         if isinstance(dl, SortedDL):
             kwargs.update(sort_func=dl.sort_func, val_res=[dl.res[i] for i in idxs])
-        res = like.new(ds, **{**_own_arguments(dl, idxs, False), **kwargs})
+        res = like.new(ds, **{**own_arguments(dl, idxs, False), **kwargs})
     if not isinstance(res, DataLoader): return res
 
     # What draws for the user draws from other positions, and a sampler of a subclass may shuffle
     # whatever `shuffle` says: probabilities would be those of other items
     for name in _DRAWS: vars(res).pop(name, None)
-    if 'create_item' in vars(dl): res.create_item = _Mapped(dl.create_item, idxs)
-    if not (_is_ours(type(res).get_idxs) and _is_ours(type(res).shuffle_fn)):
-        res.get_idxs = _InOrder(len(idxs))
+    if 'create_item' in vars(dl): res.create_item = Mapped(dl.create_item, idxs)
+    if not (is_ours(type(res).get_idxs) and is_ours(type(res).shuffle_fn)):
+        res.get_idxs = InOrder(len(idxs))
     return res
 
 

@@ -34,9 +34,9 @@ class AutoFolds:
         "As `FeatureHeads.prepare`"
         self.heads.prepare(record, fit)
 
-    def leave_idle(self, record: FitRecord, idle: list) -> None:
+    def leave_idle(self, record: FitRecord, writing: list, looking: list) -> None:
         "As `FoldLearners.leave_idle`"
-        self.folds.leave_idle(record, idle)
+        self.folds.leave_idle(record, writing, looking)
 
     def follow(self,
         record: FitRecord | None = None,  # Record of a fit that ended; None: finish what is left
@@ -89,7 +89,8 @@ class AutoFolds:
         folds = self.folds
         held_out = folds.fold == 0
         fold = FoldLearner(self.learn, copy_model(folds.snapshot), folds.leave_out)
-        job = FoldJob(fold, fits, fit, held_out, folds.seed, 0, folds.predicts)
+        job = FoldJob(fold, fits, fit, held_out, folds.seed, 0, folds.predicts,
+                      validate=folds.options.validate)
         return self._compare(oof_of(self.learn).pred_probs[held_out], job.run().preds,
                              folds.labels.targets[held_out], 'a model trained without them',
                              'the items of the first fold')

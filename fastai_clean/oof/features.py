@@ -63,9 +63,9 @@ class FeatureHeads:
         self.folds.prepare(record, fit)
         if self.record is None: self.record = record
 
-    def leave_idle(self, record: FitRecord, idle: list) -> None:
+    def leave_idle(self, record: FitRecord, writing: list, looking: list) -> None:
         "As `FoldLearners.leave_idle`"
-        self.folds.leave_idle(record, idle)
+        self.folds.leave_idle(record, writing, looking)
 
     def follow(self,
         record: FitRecord | None = None,  # Record of a fit that ended; it changes no feature

@@ -1,20 +1,17 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
 from warnings import warn
 
 import numpy as np
 import torch
 from fastai.callback.core import (
     Callback,
-    CancelFitException,
-    CancelValidException,
     FetchPredsCallback,
 )
 from fastai.callback.hook import HookCallback
@@ -35,7 +32,10 @@ _LOADERS = 'load', 'load_encoder'  # Methods of Learners that read from the fold
 _CONFIG = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
 
 
-def _shapes_training(cb, leave_out):
+def shapes_training(
+    cb: Callback | type[Callback],
+    leave_out: tuple,  # Callback classes that folds leave out
+) -> bool:
     """Whether folds need `cb`: anything but progress bars, loggers, trackers and callbacks with
     `in_folds = False`"""
     cls = cb if isinstance(cb, type) else type(cb)
@@ -149,7 +149,8 @@ class FitRecord:
         self.config = {o: getattr(learn, o) for o in _CONFIG}
         self.n_epoch = learn.n_epoch
         self.stop_at = None
-        self.changed = {}  # Epoch -> hyperparameters that a tracker set at its end
+        self.changed = []  # Share of the fit, hyperparameters that a tracker set there
+        self.looking = set()  # Positions in `originals` of callbacks that only look on
         self.opt_at = None
         self.described = None
         self.parts = []
@@ -180,7 +181,7 @@ class FitRecord:
         memo[id(self.dls)] = self.dls
         memo.update(self._stands_for(self.learn, self.model, self.opt))
         memo.update(shared_parts(self.learn.cbs))
-        for o in [self.loss_func, *(o for o in self.learn.cbs if _shapes_training(o, leave_out))]:
+        for o in [self.loss_func, *(o for o in self.learn.cbs if shapes_training(o, leave_out))]:
             try: self.parts.append((_position(o, originals), copy.deepcopy(o, memo)))
             except (TypeError, RuntimeError, AttributeError, ValueError) as e:
                 raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): "
@@ -211,54 +212,6 @@ def _position(o, originals):
     return len(originals) - 1
 
 
-class InFold(Callback):
-    """In a fold Learner: no validation unless it is asked for, the rates that a tracker set in the
-    user's Learner, stop where that stopped, tell the progress bar"""
-    order = -5
-    fitted = fitting = False
-
-    def __init__(self,
-        tick: Callable,  # Called with the share of the fit that is done, 0 to 1
-        stop_at: float | None = None,  # Share of the fit after which the user's Learner stopped
-        changed: dict | None = None,  # Epoch -> hyperparameters of the groups, set at its end
-        valid: Any = None,  # DataLoader to validate on; None: folds do not validate
-    ):
-        self.tick = tick
-        self.stop_at = stop_at
-        self.changed = changed or {}
-        self.valid = valid
-
-    def before_epoch(self):
-        "Trackers judge by the validation loss, which folds lack: take what they set in the fit"
-        hypers = self.changed.get(self.learn.epoch - 1)
-        if hypers is None: return
-        for name in hypers[0]: self.learn.opt.set_hyper(name, [o[name] for o in hypers])
-
-    def before_train(self):
-        "The fit is real"
-        self.fitting = True
-        self.fitted = True
-
-    def after_fit(self):
-        "Let the fold be predicted"
-        self.fitting = False
-
-    def before_validate(self):
-        "Skip the validation of a fit, not that of a prediction"
-        if not self.fitting or hasattr(self.learn, 'gather_preds'): return
-        if self.valid is None: raise CancelValidException
-        # The fold's own second set is the fold, whose labels must stay unseen
-        self.learn.dl = self.valid
-
-    def after_batch(self):
-        "Report how far the fit is, and end it where the user's Learner ended"
-        if not self.learn.training: return
-        self.tick(self.pct_train)
-        if self.stop_at is None: return
-        # Folds have fewer batches than the user's Learner: stop at the nearest one
-        if self.pct_train > self.stop_at - .5/(self.n_iter*self.n_epoch): raise CancelFitException
-
-
 class FoldLearner:
     """A fold Learner, and how far it has followed: `learn`; `n_done`, the number of fits that it
     repeated; `twins`, its own loss and callbacks, which go on from fit to fit."""
@@ -284,7 +237,7 @@ class FoldLearner:
         # fastprogress writes bars to stdout even if that is piped
         new.logger = noop
         new.create_mbar = False
-        new.add_cb = lambda cb: Learner.add_cb(new, cb) if _shapes_training(cb, leave_out) else new
+        new.add_cb = lambda cb: Learner.add_cb(new, cb) if shapes_training(cb, leave_out) else new
         self._move_out(learn)
         self.rest()
 
@@ -328,7 +281,8 @@ class FoldLearner:
         record: FitRecord,
         held_out: np.ndarray,  # Boolean mask (n,) of the items of the fold
     ) -> list:
-        "Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks"
+        """Take over the data, optimizer, loss and callbacks of `record`; returns the callbacks, but
+        for those that only look on"""
         learn = self.learn
         normalized = any(isinstance(m, _BatchNorm) for m in learn.model.modules())
         learn.dls = fold_dls(record.dls, held_out, normalized)
@@ -341,7 +295,13 @@ class FoldLearner:
         twins = [copy.deepcopy(template, memo) for _, template in record.parts]
         self.twins.update({i: twin for (i, _), twin in zip(record.parts, twins)})
         learn.loss_func, *cbs = twins
-        return cbs
+        return [o for (i, _), o in zip(record.parts[1:], cbs) if i not in record.looking]
+
+    def lookers(self,
+        record: FitRecord,  # For which the fold is set up
+    ) -> list[Callback]:
+        "Copies of the callbacks that only look on"
+        return [self.twins[i] for i, _ in record.parts if i in record.looking]
 
     def _set_up_opt(self, record):
         learn = self.learn

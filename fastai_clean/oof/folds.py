@@ -9,7 +9,6 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback
 
 from .._rows import aligned
 from ..data import fold_numbers, ids_of, labels_of, plain_dl
@@ -17,7 +16,15 @@ from ..data.labels import is_binary_loss, row_labels
 from ..data.predict import infer_act
 from .cache import FoldCache
 from .fingerprint import fit_fingerprint, run_fingerprint
-from .fit import FitRecord, FoldLearner, check_opt_func, copy_model, snapshot, was_trained
+from .fit import (
+    FitRecord,
+    FoldLearner,
+    check_opt_func,
+    copy_model,
+    shapes_training,
+    snapshot,
+    was_trained,
+)
 from .job import FoldJob, Predicts, fold_bar, fold_random
 from .leaks import (
     check_labels_stay,
@@ -35,11 +42,11 @@ if TYPE_CHECKING:
 
 
 _RUN_TOO = (
-    "{}: callbacks that are neither fastai's nor fastai_clean's, but shape training, run in the "
-    "folds too; what they save with the Learner goes to a folder that is deleted, while other "
-    "files and global state are shared with the Learner's own. If folds do not need one, set "
-    "in_folds = False in its class or pass the class in leave_out=; in_folds = True ends this "
-    "message")
+    "{}: callbacks that are neither fastai's nor fastai_clean's run in the folds too{}; what they "
+    "save with the Learner goes to a folder that is deleted, while other files and global state "
+    "are shared with the Learner's own. If folds do not need one, set in_folds = False in its "
+    "class or pass the class in leave_out=; in_folds = True ends this message")
+_UNLESS = ", unless they write and change nothing that training depends on"
 
 
 class FoldLearners:
@@ -84,6 +91,7 @@ class FoldLearners:
         self.cache = None
         self.prepared = False
         self.named: set[str] = set()
+        self.gone: set[int] = set()
         if options.cache_dir is not None:
             self.cache = FoldCache(options.cache_dir, run_fingerprint(self))
 
@@ -133,6 +141,7 @@ class FoldLearners:
             if self.cache:
                 record.described = fit_fingerprint(record, fit)
                 self.cache.check_fit(len(self.fits), record.described)
+            self._say_what_runs(fit)
             fold = self._new_fold()
             cbs = fold.set_up(record, self.fold == 0)
             # The user's own may write files or count batches: no event of theirs is fired here
@@ -156,17 +165,30 @@ class FoldLearners:
 
     def leave_idle(self,
         record: FitRecord,  # Record of a fit that ended
-        idle: list,  # Callbacks of the user's that only looked, see `watch.Watch`
+        writing: list,  # Callbacks of the user's that only looked on, but wrote, see `watch.Watch`
+        looking: list,  # Those that only looked on
     ) -> None:
-        "Leave callbacks out of the folds that did not shape the fit, and say which run there"
-        gone = {i for i, o in enumerate(self.originals) if any(o is cb for cb in idle)}
+        """Leave callbacks out of the folds that wrote something in the fit, but did not shape it;
+        whether others shaped it matters if they fail"""
+        gone = self._positions(writing, record)
         record.parts = [o for o in record.parts if o[0] not in gone]
+        record.looking = self._positions(looking, record)
+        self.gone |= gone
+
+    def _positions(self, cbs, record):
+        found = {i for i, o in enumerate(self.originals) if any(o is cb for cb in cbs)}
+        known = {i for o in self.fits for i, _ in o.parts} | self.gone
+        # Nobody saw their `before_fit`: in the first fit the folds' model has what it did
+        new = found - known if self.fits else set()
+        return found - {i for i in new if hasattr(self.originals[i], 'before_fit')}
+
+    def _say_what_runs(self, fit):
         if self.options.mode == 'features': return
-        kept = {i for i, _ in record.parts}
-        own = [o for i, o in enumerate(self.originals) if i in kept and isinstance(o, Callback)]
-        names = {type(o).__name__ for o in own if is_own(o)} - self.named
+        own = [o for o in self.learn.cbs if is_own(o) and shapes_training(o, self.leave_out)]
+        names = {type(o).__name__ for o in own} - self.named
         self.named |= names
-        if names: warn(_RUN_TOO.format(', '.join(sorted(names))), stacklevel=2)
+        unless = _UNLESS if fit is None else ''
+        if names: warn(_RUN_TOO.format(', '.join(sorted(names)), unless), stacklevel=2)
 
     def _try(self, learn, batches, sure=True):
         "Whether a fold Learner predicts `batches`; if not, and `sure`, an error"

@@ -2,10 +2,11 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from warnings import warn
 
 import numpy as np
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.learner import Learner, SkipToEpoch
 from fastai.torch_core import no_random
 from fastcore.imports import noop
@@ -13,8 +14,8 @@ from fastprogress.fastprogress import progress_bar
 
 from ..data import Predicted, plain_dl, predict
 from ..data.distributed import bare_dl, bare_model, is_distributed
-from .fit import FitRecord, FoldLearner, InFold, copy_model, detached
-from .watch import is_own
+from .fit import FitRecord, FoldLearner, copy_model, detached
+from .watch import is_looking, is_own, looking_on
 
 
 def fold_random(
@@ -51,6 +52,64 @@ class Predicts:
         learn.remove_cbs(SkipToEpoch)
         return predict(learn, dl, self.act, self.c, self.task, n=self.n, tta=self.tta,
                        metrics=metrics)
+
+
+class InFold(Callback):
+    """In a fold Learner: no validation unless it is asked for, the rates that a tracker set in the
+    user's Learner, stop where that stopped, tell the progress bar"""
+    order = -5
+    fitted = fitting = False
+
+    def __init__(self,
+        tick: Callable,  # Called with the share of the fit that is done, 0 to 1
+        stop_at: float | None = None,  # Share of the fit after which the user's Learner stopped
+        changed: list | None = None,  # Share of the fit, name -> values of the groups
+        valid: Any = None,  # DataLoader to validate on; None: folds do not validate
+    ):
+        self.tick = tick
+        self.stop_at = stop_at
+        self.changed = list(changed or ())
+        self.valid = valid
+
+    def before_epoch(self):
+        "Trackers judge by the validation loss, which folds lack: take what they set in the fit"
+        self._set_rates(self.learn.epoch/self.learn.n_epoch)
+
+    def before_batch(self):
+        "Take what was set between two batches"
+        if self.learn.training: self._set_rates(self.learn.pct_train)
+
+    def _set_rates(self, share):
+        # Folds have fewer batches than the user's Learner: the nearest one
+        learn = self.learn
+        share += .5/(len(learn.dls.train)*learn.n_epoch)
+        while self.changed and self.changed[0][0] <= share:
+            _, hypers = self.changed.pop(0)
+            for name, values in hypers.items(): learn.opt.set_hyper(name, values)
+
+    def before_train(self):
+        "The fit is real"
+        self.fitting = True
+        self.fitted = True
+
+    def after_fit(self):
+        "Let the fold be predicted"
+        self.fitting = False
+
+    def before_validate(self):
+        "Skip the validation of a fit, not that of a prediction"
+        if not self.fitting or hasattr(self.learn, 'gather_preds'): return
+        if self.valid is None: raise CancelValidException
+        # The fold's own second set is the fold, whose labels must stay unseen
+        self.learn.dl = self.valid
+
+    def after_batch(self):
+        "Report how far the fit is, and end it where the user's Learner ended"
+        if not self.learn.training: return
+        self.tick(self.pct_train)
+        if self.stop_at is None: return
+        # Folds have fewer batches than the user's Learner: stop at the nearest one
+        if self.pct_train > self.stop_at - .5/(self.n_iter*self.n_epoch): raise CancelFitException
 
 
 class EachEpoch(Callback):
@@ -97,7 +156,8 @@ class EachEpoch(Callback):
         memo.update({id(o): o for o in (learn.opt, learn.dls)})
         new.loss_func = copy.deepcopy(learn.loss_func, memo)
         mine = InFold, EachEpoch
-        cbs = [o for o in learn.cbs if not isinstance(o, mine) and not is_distributed(o)]
+        cbs = [o for o in learn.cbs
+               if not (isinstance(o, mine) or is_distributed(o) or is_looking(o))]
         memo = detached([vars(o) for o in cbs], memo)
         for cb in cbs: Learner.add_cb(new, copy.deepcopy(cb, memo))
         return new
@@ -141,10 +201,11 @@ class FoldJob:
                 run = InFold(tick, record.stop_at, record.changed, self._valid(record))
                 each = EachEpoch(self.predicts)
                 cbs = fold.set_up(record, self.held_out)
+                if self.validate: fold.learn.metrics = copy.deepcopy(self.predicts.metrics)
                 with fold.own_folder(), fold.learn.added_cbs([*cbs, run]):
                     # Not by `fold.learn.add_cb`, which leaves out what folds do not need
                     if self.each_epoch and last: Learner.add_cb(fold.learn, each)
-                    self._train(record, run)
+                    with looking_on(fold.learn, fold.lookers(record)): self._train(record, run)
                     if last: res = self._predict(each)
         fold.n_done = len(self.fits)
         fold.rest()
@@ -172,6 +233,7 @@ class FoldJob:
 
     def _predict(self, each):
         learn = self.fold.learn
+        learn.metrics = None
         if each in learn.cbs: learn.remove_cb(each)
         got = self.predicts(learn, learn.dls.valid, self.predicts.metrics)
         metrics = {'fold': self.k, 'items': int(self.held_out.sum()), **got.metrics}

@@ -28,6 +28,7 @@ def apply_frame(
                              "column= or id_column=")
 
     values = objects(df[column])
+    names: list[str | None]
     if id_column is None: names = [*map(as_text, df.index)]
     else: names = [None if pd.isna(o) else as_text(o) for o in df[id_column]]
     others = df.drop(columns=[column, *([] if id_column is None else [id_column])])

@@ -36,7 +36,7 @@ def read_header(
     first: Any = loaded(f.readline())
     if type(first) is not dict or first.get('journal') != 'fastai_clean':
         raise ValueError(f"path {path} is not a journal of fastai_clean: name another file")
-    form = first.get('format')
+    form: Any = first.get('format')
     if form not in range(1, FORMAT + 1):
         raise ValueError(f"{path} is of format {brief(form)}, but this version reads formats 1 to "
                          f"{FORMAT}: upgrade fastai_clean")

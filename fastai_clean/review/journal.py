@@ -145,9 +145,14 @@ class Journal:
         that was kept"""
         was = []
         with self._lock:
+            touched = self._replay.history
             for i, now in self._given.items():
-                known = self._replay.given(i, self._first.get(i))
+                known: list[str | None] = [now]
+                # Most items have no history, and the label that they had
+                if i in touched or now != self._first.get(i):
+                    known = self._replay.given(i, self._first.get(i))
                 was.append(now if now in known or not known else known[-1])
+        if was == [*self._given.values()]: return
         check_same_labels([*self._given], [*self._given.values()], was, str(self.path),
                           'the issue table', "pass the data that it was made with, or what `apply` "
                           "made of that; for other data, name another path")
