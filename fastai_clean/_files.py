@@ -1,5 +1,6 @@
 "Files and folders that are written whole or not at all, and arrays on disk without pickle"
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -107,6 +108,7 @@ def save_arrays(
             raise FileExistsError(f"path {path} holds {kind} already: choose a new folder or pass "
                                   "overwrite=True")
 
+    meta = {**meta, 'sha1': {name: _sha1(array) for name, array in arrays.items()}}
     with sibling(path) as tmp, sibling(path) as old:
         tmp.mkdir(parents=True)
         for name, array in arrays.items(): np.save(tmp/f'{name}.npy', array, allow_pickle=False)
@@ -128,7 +130,7 @@ def load_arrays(
     mapped: Iterable[str] = (),  # Names of those to leave on disk, as memory maps
 ) -> tuple[dict, dict]:  # Name -> array, and what JSON held
     """Read what `save_arrays` wrote. Raises a FileNotFoundError that names the missing files, and
-    ValueError for broken ones"""
+    ValueError for broken ones and for arrays, but for mapped ones, that were exchanged since"""
     path = Path(path)
     missing = sorted(o for o in _files(file, names) if not (path/o).is_file())
     if missing and not path.exists(): _name_left(path, kind, file)
@@ -145,12 +147,27 @@ def load_arrays(
     for name in names:
         mode: Literal['r'] | None = 'r' if name in mapped else None
         arrays[name] = np.load(path/f'{name}.npy', mmap_mode=mode, allow_pickle=False)
+    # Files of another folder may have the same shape: one result's labels, another's ids
+    sums = meta.get('sha1')
+    for name, array in arrays.items():
+        # Version 0.1 kept no sums, and what is mapped is not read here
+        if sums is None or name in mapped or sums.get(name) == _sha1(array): continue
+        raise ValueError(f"path {path} is a broken {kind}: {name}.npy is not the one that was "
+                         f"saved with {file}; save it again")
     return arrays, meta
+
+
+def _sha1(array):
+    array = np.ascontiguousarray(array)
+    hashed = hashlib.sha1(f'{array.dtype.str} {array.shape}'.encode())
+    hashed.update(array.reshape(-1).view(np.uint8))
+    return hashed.hexdigest()
 
 
 def _name_left(path, kind, file):
     "Raise FileNotFoundError if a save that was killed left the folder beside its place"
-    hidden = path.parent.glob(f'.{glob.escape(path.name[:40])}-*')
+    # As `sibling` names them: 32 digits, so that those of a path that begins alike are not meant
+    hidden = path.parent.glob(f'.{glob.escape(path.name[:40])}-{"[0-9a-f]"*32}*')
     left = [o.name for o in hidden if (o/file).exists()]
     if not left: return
     raise FileNotFoundError(f"path {path} does not exist, but saving {kind} there was interrupted, "

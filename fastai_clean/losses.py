@@ -54,7 +54,7 @@ def soft_targets(
     if which == 'issues' and is_issue is None:
         raise ValueError("is_issue is None, but which is 'issues': pass a mask")
 
-    probs = as_array(pred_probs).astype(float)
+    probs = as_array(pred_probs, 'pred_probs').astype(float)
     if probs.ndim != 2:
         raise ValueError(f"pred_probs has shape {probs.shape}: pass (items, classes)")
     soft = np.isfinite(probs).all(1)
@@ -75,7 +75,7 @@ def soft_targets(
 
 def _mask(values, n):
     "`values` as booleans (n,)"
-    mask = as_array(values)
+    mask = as_array(values, 'is_issue')
     # Positions would be taken for a mask, and every text, 'False' too, is true
     if mask.dtype != bool:
         raise TypeError(f"is_issue has dtype {mask.dtype}: pass a mask, one boolean per item")

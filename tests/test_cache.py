@@ -17,15 +17,21 @@ from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.optimizer import SGD, OptimWrapper, ranger
 from fastai.torch_core import set_seed
 from fastai.vision.all import (
+    DataBlock,
     DataLoaders,
+    ImageBlock,
     ImageDataLoaders,
     Normalize,
+    RandomSplitter,
     Resize,
     SegmentationDataLoaders,
+    TensorMask,
     Transform,
+    TransformBlock,
     WeightedDL,
     accuracy,
     aug_transforms,
+    get_image_files,
 )
 from fastcore.foundation import L
 from helpers import DIGITS, digit_dls, quiet, tiny_learn, tiny_model
@@ -356,7 +362,23 @@ def test_changed_mask_files_are_other_inputs(tmp_path):
     assert inputs() != before
 
 
-def test_functions_are_known_by_keyword_defaults_and_closures_and_not_by_code():
+def test_masks_that_the_users_function_reads_are_other_inputs(tmp_path):
+    for i in range(12): Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path/f'{i}.png')
+
+    def read(o): return TensorMask(np.load(o.with_suffix('.npy')))
+
+    def inputs(wrong):
+        for i in range(12): np.save(tmp_path/f'{i}.npy', np.eye(8, dtype=np.int64)*(i != wrong))
+        dblock = DataBlock((ImageBlock, TransformBlock), get_items=get_image_files, get_y=read,
+                           splitter=RandomSplitter(.2, seed=1))
+        dls = dblock.dataloaders(tmp_path, bs=4, num_workers=0, device='cpu')
+        learn = quiet(Learner(dls, nn.Conv2d(3, 2, 1), CrossEntropyLossFlat(axis=1)))
+        return run_fingerprint(FoldLearners(FitRecord(learn, None), FoldOptions(2, act=partial(F.softmax, dim=1))))
+    one = inputs(None)
+    assert inputs(None) == one and inputs(5)['inputs'] != one['inputs']
+
+
+def test_functions_are_known_by_keyword_defaults_and_closures():
     def make(lr):
         def f(learn, *, lr=lr): return lr
         return f
@@ -450,6 +472,16 @@ def test_changed_files_are_refused_before_the_fit(change, tmp_path, work):
     with pytest.raises((ValueError, FileNotFoundError), match='cache_dir is broken: delete it|masks.npy missing'):
         run()
     assert work['fold'] == 2
+
+
+@pytest.mark.parametrize('other', [dict(seed=2), dict(fits=lambda o: o.fit(1, 2e-2))], ids=['run', 'fit'])
+def test_fold_of_another_folder_is_refused(other, tmp_path):
+    kw = dict(n_folds=2, fits=lambda o: o.fit(1, 1e-2))
+    probabilities(tmp_path/'one', **kw)
+    probabilities(tmp_path/'two', **{**kw, **other})
+    shutil.copytree(tmp_path/'two'/'fit-0-fold-1', tmp_path/'one'/'fit-0-fold-1', dirs_exist_ok=True)
+    with pytest.raises(ValueError, match='fit-0-fold-1 in cache_dir is broken: delete it .* that of another run'):
+        probabilities(tmp_path/'one', **kw)
 
 
 def test_resume_goes_on_after_a_write_that_failed(tmp_path, monkeypatch, work):

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from torch import nn
 from torch.nn import functional as F
 
-from fastai_clean.losses import GeneralizedCrossEntropy, SymmetricCrossEntropy
+from fastai_clean.losses import GeneralizedCrossEntropy, SymmetricCrossEntropy, soft_targets
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(0, 3, (40, 5)), RNG.integers(0, 5, 40)
@@ -151,3 +151,29 @@ def test_wrong_labels_are_learned_by_heart_less_than_by_cross_entropy():
     right = lambda pred: (pred == DIGITS.target)[300:].mean()
     assert learned(gce) < learned(plain)/2 and learned(sce) < learned(plain)/2
     assert right(gce) > right(plain) + .05 and right(sce) > right(plain) + .05
+
+
+PROBS = np.array([[.9, .1], [.2, .8]])
+MASK = [True, True]
+
+
+@pytest.mark.parametrize('args, error, message', [
+    ((PROBS, [0, -1], MASK), ValueError, 'labels has 1 values outside the vocab, first -1 at position 1'),
+    ((PROBS, [0, 2], MASK), ValueError, 'first 2 at position 1'), ((PROBS, [0], MASK), ValueError, 'one label per item'),
+    ((PROBS, [.5, 1.], MASK), TypeError, 'labels has dtype float64'),
+    ((PROBS, np.eye(2), MASK), ValueError, 'one label per item'),
+    ((PROBS, [0, 1], [0, 1]), TypeError, 'is_issue has dtype int64: pass a mask'),
+    ((PROBS, [0, 1], ['False', 'True']), TypeError, 'pass a mask'),
+    ((PROBS, [0, 1], [None, True]), TypeError, 'pass a mask'), ((PROBS, [0, 1], [*MASK, True]), ValueError, r'shape \(3,\)'),
+    ((PROBS*9 - 4, [0, 1], MASK), ValueError, 'not logits'), ((PROBS*.5, [0, 1], MASK), ValueError, 'sum to 1'),
+    ((PROBS[0], [0, 1], MASK), ValueError, r'pred_probs has shape \(2,\)'),
+    ((np.ma.masked_greater(PROBS, .85), [0, 1], MASK), ValueError, '1 masked values'),
+    ((PROBS, np.ma.masked_equal([0, 1], 1), MASK), ValueError, '1 masked values'),
+    ((PROBS, [0, 1], np.ma.array(MASK, mask=[False, True])), ValueError, '1 masked values')])
+def test_soft_targets_of_no_single_meaning_are_refused(args, error, message):
+    with pytest.raises(error, match=message): soft_targets(*args)
+
+
+def test_soft_targets_of_unknown_rows_are_their_labels():
+    soft, targets = soft_targets(np.where(PROBS > .85, np.nan, PROBS), [0, 1], MASK, threshold=.5)
+    assert soft.tolist() == [False, True] and targets[0].tolist() == [1, 0]

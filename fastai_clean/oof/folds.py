@@ -245,8 +245,9 @@ class FoldLearners:
             found = self._take_kept(j, n)
             if found and shown:
                 print(f"{found} of {n} folds were taken from cache_dir {self.cache.path}; if the "
-                      "code of functions or classes has changed since, which the cache does not "
-                      "see, pass another cache_key= and a new folder")
+                      "code of an installed package, or a file that your own functions open, has "
+                      "changed since, which the cache does not see, pass another cache_key= and a "
+                      "new folder")
         left = [i for i in range(n) if i not in self.results]
         if left and self.options.n_jobs != 1: return self._finish_elsewhere(left, fits, fit)
 

@@ -41,7 +41,7 @@ class FoldOptions:
     average: str | None = None
     # 'features': heads on the untrained model's features; 'auto': these if they are good enough
     mode: str = 'folds'
-    # Your text or number in the cache's key: change it when code that the cache cannot see changes
+    # Your text or number in the cache's key: change it when what the cache cannot see changes
     cache_key: str | float | None = None
     # Whether folds validate too, on the Learner's validation set, for callbacks that read its loss
     validate: bool = False

@@ -3,6 +3,7 @@ import csv
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,8 @@ def read_issues(
     columns are missing, if every possible column of ids has repeated values, and if a confidence is
     not a number from 0 to 1."""
     first = _header(path)
+    if twice := [o for o in COLUMNS if first.count(o) > 1]:
+        raise ValueError(f"{path} has two columns {twice[0]!r}: rename or remove one")
     seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
     names = {*first}
     if not seed and names > {'given', 'predicted'} and names & {'item', 'id'}:
@@ -97,7 +100,7 @@ def read_issues(
     if id_column is None:
         raise ValueError(f"{path} has none of the columns {', '.join(NAMES)} without a repeated "
                          "value: pass the column of the items' ids with --id-column")
-    numbers = pd.to_numeric(df[confidence], errors='coerce')
+    numbers = _as_numbers(df[confidence])
     if (bad := ~numbers.between(0, 1)).any():
         raise ValueError(f"{path} has {brief(df[confidence][bad].iloc[0])} in {confidence!r}: pass "
                          "numbers from 0 to 1")
@@ -142,9 +145,12 @@ def _separator(path):
         line = data[:e.start].count(b'\n') + 1
         raise ValueError(f"{path} is not in UTF-8, first in line {line}, byte "
                          f"0x{data[e.start]:02x}: {advice}") from e
-    line = text.split('\n', 1)[0]
+    # pandas ends a value at such a character: two ids would become one
+    if n := text.count('\0'):
+        raise ValueError(f"{path} has NUL characters ({n}), as UTF-16 has: {advice}")
+    names = {o: text.split('\n', 1)[0].split(o) for o in ',;\t|'}
     # Excel writes semicolons where the comma is the decimal mark
-    return next((o for o in ',;\t' if o in line), ',')
+    return max(names, key=lambda o: len({n.strip('"\r') for n in names[o]} & {*COLUMNS, *NAMES}))
 
 
 def _read_texts(path, **kwargs):
@@ -153,9 +159,28 @@ def _read_texts(path, **kwargs):
         df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig',
                          index_col=False, sep=_separator(path), **kwargs)
     except pd.errors.ParserError as e:
-        raise ValueError(f"{path} cannot be read as CSV ({e}): give every row as many values as "
-                         "there are columns") from e
+        why = ' '.join(str(e).split())
+        raise ValueError(f"{path} cannot be read as CSV ({why}): give every row as many values as "
+                         "there are columns, and end every quotation") from e
+    # What a row lacks at its end is read as empty, a class without a name too
+    if (df.iloc[:, -1] == '').any(): _check_lengths(path, df.shape[1])
     return df.map(as_written).rename(columns=as_written)
+
+
+def _check_lengths(path, n):
+    with open(path, encoding='utf-8-sig', newline='') as f:
+        rows = csv.reader(f, delimiter=_separator(path))
+        # Texts may be longer than the module takes
+        with suppress(csv.Error):
+            for row in rows:
+                if not row or len(row) == n: continue
+                raise ValueError(f"{path} has {len(row)} values in line {rows.line_num}, but {n} "
+                                 "columns: give every row as many values as there are columns")
+
+
+def _as_numbers(values):
+    "Texts as numbers, those of a machine whose decimal mark is a comma too; else NaN"
+    return pd.to_numeric(values.str.replace(',', '.'), errors='coerce')
 
 
 def _read_table(path):
@@ -163,7 +188,7 @@ def _read_table(path):
     df = _read_texts(path)
     for name in {'confidence', 'label_quality'} & {*df}:
         blank = df[name].isna() | df[name].isin(['', 'nan'])
-        numbers = pd.to_numeric(df[name].mask(blank), errors='coerce')
+        numbers = _as_numbers(df[name].mask(blank))
         if (bad := numbers.isna() & ~blank).any():
             raise ValueError(f"{path} has {brief(df[name][bad].iloc[0])} in {name!r}: write "
                              "numbers")
