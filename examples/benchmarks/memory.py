@@ -47,7 +47,9 @@ elif what == 'interpretation':
         def __len__(self): return len(labels)
         def __getitem__(self, i): return i, int(labels[i])
     class Loader: dataset = Items()
-    class Learn: path = None
+    class Learn:
+        path = None
+        loss_func = None
     interp = CleanInterpretation(Learn(), Loader(), None, None, probs, labels)
     interp.health(), interp.confusion_matrix(), interp.top_pairs(), interp.noise_rate
 seconds = time.perf_counter() - start

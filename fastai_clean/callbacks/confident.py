@@ -50,9 +50,10 @@ class ConfidentLearningCallback(Callback):
     `cache_dir` keeps each fold as it ends. The same script, run again with the same seeds, repeats
     the Learner's own fit and does the folds that are missing; a fold that was not finished repeats
     all its fits. A folder of another run is refused: other labels, ids, files (by size and time),
-    frames, weights, settings of transforms, loss and callbacks, fits, or versions. The cache does
-    not see the code of functions and classes, what functions read from outside, or the inputs of a
-    plain torch data set: change `cache_key` when one of them changes.
+    frames, weights, settings of transforms, loss and callbacks, fits, versions, or other code of
+    your own functions and classes, with the values that it reads from its module and class. The
+    cache does not see the code of installed packages but for the versions above, files that your
+    own functions open, or the state of numpy's generators: change `cache_key` when one changes.
 
     `mode='features'` trains no folds, but K regularised linear heads on the features of the model
     as it is before the first fit, kept in `cache_dir` for the same inputs and weights: little more
