@@ -1,5 +1,7 @@
 "A script that was changed is another run to the cache, and one that does the same is not"
+import importlib
 import os
+import shutil
 import subprocess
 import sys
 from types import ModuleType
@@ -162,6 +164,21 @@ def test_changed_script_is_another_run(name, before):
 @pytest.mark.parametrize('name', SAME)
 def test_script_that_does_the_same_is_the_same_run(name, before):
     assert described(changed(*SAME[name])) == before
+
+
+@pytest.mark.parametrize('way', ['import own_helper', 'from own_helper import h', 'import own_helper as o'])
+def test_code_in_another_file_of_the_users_is_seen(way, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    call = 'h(x)' if 'from' in way else f'{way.split()[-1]}.h(x)'
+    script = SCRIPT.replace('import math', way).replace('deeper(x) + .5', call)
+
+    def with_helper(by):
+        (tmp_path/'own_helper.py').write_text(f'def deep(x): return x*{by}\ndef h(x): return deep(x)\n')
+        shutil.rmtree(tmp_path/'__pycache__', ignore_errors=True)
+        monkeypatch.delitem(sys.modules, 'own_helper', raising=False)
+        importlib.invalidate_caches()
+        return described(script)
+    assert with_helper(1) == with_helper(1) != with_helper(2)
 
 
 def test_another_process_describes_the_script_alike(before, tmp_path):

@@ -206,7 +206,11 @@ def _called(code, f, of):
     for k in sorted(read & {*f.__globals__}):
         v = f.__globals__[k]
         # A list that it appends to is a record of what was done, and no setting
-        if isinstance(v, ModuleType) or isinstance(v, list) and 'append' in code.co_names: continue
+        if isinstance(v, list) and 'append' in code.co_names: continue
+        # What the code may read of another file of the user's, as in `helpers.scale(x)`
+        if isinstance(v, ModuleType):
+            if not _is_users(SimpleNamespace(__module__=v.__name__)): continue
+            v = {n: vars(v)[n] for n in code.co_names if n in vars(v)}
         parts.append(f'{k}: {of(v)}')
     inner = [o for o in code.co_consts if isinstance(o, CodeType)]
     return parts + [_called(o, f, of) for o in inner]
