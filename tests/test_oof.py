@@ -55,7 +55,7 @@ def test_loading_what_is_no_oof_says_what_is_missing(tmp_path):
     (path/'fold.npy').unlink()
     with pytest.raises(FileNotFoundError, match='fold.npy missing'): OutOfFold.load(path)
     np.save(path/'fold.npy', [1])
-    with pytest.raises(ValueError, match='fold has length 1'): OutOfFold.load(path)
+    with pytest.raises(ValueError, match='fold.npy is not the one that was saved'): OutOfFold.load(path)
 
 
 def test_vocab_that_json_cannot_hold_is_refused(tmp_path):
