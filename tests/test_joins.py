@@ -16,6 +16,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.tabular.all import Categorify, Normalize, TabularPandas, tabular_learner
 from helpers import DIGITS, PIXELS, digit_dls, quiet, tiny_learn, tiny_model
 
+import fastai_clean.learner  # noqa: F401  # Patches Learner.oof
 from fastai_clean.callbacks import TrainingDynamicsCallback
 from fastai_clean.interpret import CleanInterpretation
 from fastai_clean.oof import OutOfFold

@@ -28,6 +28,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.nn import functional as F
 
+import fastai_clean.learner  # noqa: F401  # Patches Learner.oof
 from fastai_clean.callbacks import (
     ConfidentLearningCallback,
     ItemWeightsCallback,
