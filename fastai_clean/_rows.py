@@ -8,6 +8,14 @@ import pandas as pd
 from ._text import as_text, brief
 
 
+def as_series(
+    values: Any,  # A DataFrame of one column; anything else is returned as it is
+) -> Any:
+    "The one column: it is as good as a Series"
+    one = isinstance(values, pd.DataFrame) and values.shape[1] == 1
+    return values.iloc[:, 0] if one else values
+
+
 def aligned(
     values: Any,  # A Series or DataFrame; anything else is returned as it is
     name: str,  # What the user calls `values`, for the message

@@ -43,6 +43,14 @@ class Labels(NamedTuple):
         if self.task == 'regression': return 1 if self.targets.ndim == 1 else self.targets.shape[1]
         return None if self.vocab is None else len(self.vocab)
 
+    def said(self,
+        target: Any,  # One of such targets
+    ) -> str:
+        "A target as a message shows it"
+        if self.task == 'classification' and self.vocab is not None:
+            return brief(self.vocab[int(target)])
+        return brief(np.asarray(target).tolist())
+
 
 def labels_of(
     dl,  # A fastai or torch DataLoader

@@ -98,10 +98,11 @@ def _cell(c):
 
 
 def is_ours(
-    f: Callable,  # A function, or a method
+    f: Callable,  # A function, a method, or a class
 ) -> bool:
     "Whether `f` is fastai's or fastai_clean's, not the user's"
-    return (f.__module__ or '').split('.')[0] in ('fastai', 'fastcore', 'fastai_clean')
+    module = getattr(f, '__module__', None) or ''
+    return module.split('.')[0] in ('fastai', 'fastcore', 'fastai_clean')
 
 
 class Drawn:

@@ -8,7 +8,7 @@ from fastcore.foundation import L
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold
 
-from .._rows import aligned
+from .._rows import aligned, as_series
 from .._text import brief
 from ..issues.checks import as_array
 
@@ -30,7 +30,7 @@ def fold_numbers(
     must hold out each item exactly once. Raises TypeError if `splits` is a text or a class, and
     ValueError if there are fewer than 2 folds, more folds than items, or if `splits` does not
     fit."""
-    if isinstance(splits, pd.DataFrame) and splits.shape[1] == 1: splits = splits.iloc[:, 0]
+    splits = as_series(splits)
     if isinstance(targets, (pd.Series, pd.DataFrame)):
         splits = aligned(splits, 'splits', targets.index)
     targets = as_array(targets, 'targets')

@@ -205,11 +205,11 @@ class CleanInterpretation(ClassificationInterpretation):
         if self.task not in ('regression', 'classification'): kwargs['vocab'] = list(self.vocab)
         preds = self.predicted if self.task == 'regression' else self.probs
         self.issues = f(self.given, preds, ids=self.ids, **kwargs)
-        # A vocab of numbers could not be told from the class indices: name the classes afterwards
-        if self.task == 'classification': self.issues = with_names(self.issues, list(self.vocab))
         if self.task == 'multilabel' and 'threshold' in kwargs:
             self.predicted = self.probs >= kwargs['threshold']
         put_decisions(self)
+        # A vocab of numbers could not be told from the class indices: name the classes afterwards
+        if self.task == 'classification': self.issues = with_names(self.issues, list(self.vocab))
         self.filter_by = None
         if 'filter_by' in inspect.signature(f).parameters:
             self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate')

@@ -10,6 +10,7 @@ from fastai.torch_core import to_np
 from .. import issues
 from .._columns import objects
 from .._text import shorten
+from ..data.sampling import is_ours
 
 if TYPE_CHECKING:
     from .base import CleanInterpretation
@@ -27,8 +28,7 @@ def decided(
     plain = _undecoded(preds, task)
     decodes = getattr(loss_func, 'decodes', None)
     if decodes is None: return plain
-    own = (getattr(decodes, '__module__', None) or '').split('.')[0]
-    fastais = own in ('fastai', 'fastcore', 'fastai_clean')
+    fastais = is_ours(decodes)
     # All of these take the likeliest class, and leave numbers alone
     if fastais and task != 'multilabel': return plain
     try:
@@ -51,7 +51,8 @@ def decided(
 def put_decisions(
     interp: 'CleanInterpretation',
 ) -> None:
-    "Have `issues` say what the Learner predicts, if its loss decides otherwise than by the maximum"
+    """Have `issues` say what the Learner predicts, if its loss decides otherwise than by the
+    maximum. For one class per item it must still hold class indices."""
     df = interp.issues
     at = df.index
     names = objects(interp.vocab)
@@ -59,12 +60,12 @@ def put_decisions(
         if (interp.predicted == (interp.probs >= .5)).all(): return
         rows = objects(tuple(names[row].tolist()) for row in interp.predicted[at])
         interp.issues = df.assign(predicted=rows)
-    if interp.task not in ('classification', 'segmentation'): return
-    if (interp.predicted == issues.predicted_classes(interp.probs)).all(): return
     if interp.task == 'classification':
-        p = interp.probs[at, interp.predicted[at]]
-        interp.issues = df.assign(predicted=names[interp.predicted[at]], confidence=p)
-        return
+        mine = interp.predicted[at]
+        if (df.predicted == mine).all(): return
+        interp.issues = df.assign(predicted=mine, confidence=interp.probs[at, mine])
+    if interp.task != 'segmentation': return
+    if (interp.predicted == issues.predicted_classes(interp.probs)).all(): return
 
     bad = issues.segmentation_pixel_issues(interp.given, interp.probs)
     df = df.assign(predicted=df.predicted.astype(object))

@@ -84,7 +84,7 @@ def check_oof(
     if labels.targets is not None and not np.array_equal(oof.targets, labels.targets):
         differ = (oof.targets != labels.targets).reshape(n, -1).any(1)
         i = differ.argmax()
-        was, now = (_named(o[i], labels) for o in (oof.targets, labels.targets))
+        was, now = (labels.said(o[i]) for o in (oof.targets, labels.targets))
         raise ValueError(f"learn.oof was made for other labels: {differ.sum()} of {n} differ from "
                          f"the training set's, first that of {brief(ids[i])}, which was {was} and "
                          f"is {now}; train a new Learner with ConfidentLearningCallback")
@@ -107,12 +107,6 @@ def _check_vocab(what, theirs, ours):
     raise ValueError(f"{what} has the class {brief(names[i])} where the training set's vocab has "
                      f"{brief(known[i])}: it was made with other classes, or in another order of "
                      "them")
-
-
-def _named(target, labels):
-    "A target as a message shows it"
-    if labels.task != 'classification' or labels.vocab is None: return brief(target.tolist())
-    return brief(labels.vocab[target])
 
 
 def with_dynamics(

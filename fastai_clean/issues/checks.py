@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._rows import aligned
+from .._rows import aligned, as_series
 from .._text import brief
 
 TASKS = 'classification', 'multilabel', 'regression', 'segmentation'
@@ -202,9 +202,7 @@ def check_labels(
 ) -> np.ndarray:  # int64 (n,)
     "The class indices of `labels`; raises as `check_labels_probs` does"
     check_vocab(vocab, c, 'columns', 'column')
-    # A frame of one column is as good as a Series
-    if isinstance(labels, pd.DataFrame) and labels.shape[1] == 1: labels = labels.iloc[:, 0]
-    y = as_array(labels, 'labels')
+    y = as_array(as_series(labels), 'labels')
     if y.shape != (n,):
         raise ValueError(f"labels has shape {y.shape}, but pred_probs has {n} rows: pass one label "
                          "per item")
@@ -259,10 +257,18 @@ def _are_positions(y, c, vocab):
         return True
     changed = [v for v in values if index[v] != v]
     if changed and 0 <= min(values) and max(values) < c:
-        raise ValueError(f"labels can be read as values of the vocab and as positions in it, which "
-                         f"differ: {brief(changed[0])} is at position {index[changed[0]]} of "
-                         f"{brief(vocab)}; pass texts for both, or positions without a vocab")
+        raise two_readings(changed[0], index)
     return not changed
+
+
+def two_readings(
+    value,  # A label
+    at: dict,  # Value of the vocab -> its position
+) -> ValueError:
+    "What to raise for a number that is a value of the vocab and another's position"
+    return ValueError(f"labels can be read as values of the vocab and as positions in it, which "
+                      f"differ: {brief(value)} is at position {at[value]} of {brief(list(at))}; "
+                      "pass texts for both, or positions without a vocab")
 
 
 def _looked_up(y, vocab):

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .._columns import objects
-from .._rows import aligned
+from .._rows import aligned, as_series
 from .._text import shorten
 from .checks import as_array
 
@@ -71,7 +71,7 @@ def id_column(
     per item"""
     if ids is None: return np.arange(n)
     if not hasattr(ids, '__len__'): raise TypeError(f"ids is {ids!r}: pass a list of {n} names")
-    if isinstance(ids, pd.DataFrame) and ids.shape[1] == 1: ids = ids.iloc[:, 0]
+    ids = as_series(ids)
     if index is not None: ids = aligned(ids, 'ids', index)
     if len(ids) != n:
         raise ValueError(f"ids has {len(ids)} names for {n} labels: pass one per item")

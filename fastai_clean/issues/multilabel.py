@@ -11,7 +11,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from .._columns import objects
 from .._text import brief
-from .checks import by_column, check_remove, check_vocab, lined_up, of_classes
+from .checks import by_column, check_remove, check_vocab, lined_up, of_classes, two_readings
 from .columns import (
     Score,
     any_score,
@@ -267,10 +267,7 @@ def _places(labels, at):
     inside = all(0 <= o < len(at) for o in whole)
     named = all(o in at for o in whole)
     differ = [o for o in whole if named and at[o] != o]
-    if differ and inside:
-        raise ValueError(f"labels can be read as values of the vocab and as positions in it, which "
-                         f"differ: {brief(differ[0])} is at position {at[differ[0]]} of "
-                         f"{brief(list(at))}; pass texts for both, or positions without a vocab")
+    if differ and inside: raise two_readings(differ[0], at)
     place = {_key(o): at[o] for o in at}
     if named or not inside and any(isinstance(o, Real) for o in at): return place
     return place | {_key(o): o for o in whole if 0 <= o < len(at)}

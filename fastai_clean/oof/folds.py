@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from warnings import warn
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .._rows import aligned
@@ -29,9 +28,8 @@ from .job import FoldJob, Predicts, fold_bar, fold_random
 from .leaks import (
     check_labels_stay,
     copies_of,
-    said_of_copies,
+    warn_of_copies,
     warn_of_known_labels,
-    warn_of_split_copies,
 )
 from .result import OutOfFold, set_oof
 from .watch import is_own
@@ -104,21 +102,11 @@ class FoldLearners:
         if targets is None: targets = np.zeros(len(self.record.dls.train_ds), dtype=np.int64)
         splits = self.options.splits
         ds = self.record.dls.train_ds
-        # One column of a frame is as good as a Series
-        if isinstance(splits, pd.DataFrame) and splits.shape[1] == 1: splits = splits.iloc[:, 0]
         splits = aligned(splits, 'splits', row_labels(ds), self.ids)
         copies = copies_of(ds)
         seeds = range(self.seed, self.seed + self.n_repeats)
         found = [fold_numbers(targets, self.options.n_folds, splits, o, copies) for o in seeds]
-        if copies is None or len(np.unique(copies)) == len(copies): return found
-        if splits is not None: warn_of_split_copies(copies, found[0], self.ids)
-        elif len(np.unique(copies)) < self.options.n_folds:
-            warn(f"{said_of_copies(copies, self.ids)}: there are too few different items for "
-                 "copies to share a fold, so a model knows the labels that it judges; remove the "
-                 "duplicates, or use fewer folds", stacklevel=2)
-        else:
-            warn(f"{said_of_copies(copies, self.ids)}: copies share a fold, since a model that was "
-                 "trained on one knows the label of the other", stacklevel=2)
+        if copies is not None: warn_of_copies(copies, found[0], self.ids, splits is not None)
         return found
 
     def _new_fold(self): return FoldLearner(self.learn, copy_model(self.snapshot), self.leave_out)

@@ -41,7 +41,7 @@ def _list_keys(ds):
     "Keys of the items of fastai's Datasets"
     items = ds.items
     tls = ds.tls[:ds.n_inp] if isinstance(ds, Datasets) else [ds]
-    readers = [next(iter(getattr(tl.tfms, 'fs', ())), None) for tl in tls]
+    readers = [_reader(tl) for tl in tls]
     if isinstance(items, pd.DataFrame): return _frame_keys(items, ds, readers)
     if isinstance(items, pd.Series): items = items.tolist()
     at = {o.i for o in readers if isinstance(o, ItemGetter)}
@@ -57,10 +57,12 @@ def _frame_keys(items, ds, readers):
     if all(read): names = sorted({o for names in read for o in names}, key=str)
     else:
         target = ds.tls[ds.n_inp:] if isinstance(ds, Datasets) else []
-        fs = [next(iter(getattr(tl.tfms, 'fs', ())), None) for tl in target]
-        labels = {o for f in fs for o in _columns_of(f, items) or ()}
+        labels = {o for tl in target for o in _columns_of(_reader(tl), items) or ()}
         names = [o for o in items if o not in labels]
     return _row_keys(items[names]) if names else None
+
+
+def _reader(tl): return next(iter(getattr(tl.tfms, 'fs', ())), None)
 
 
 def _columns_of(f, items):
@@ -112,30 +114,32 @@ def _file_key(path):
     return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.abspath(path)
 
 
-def said_of_copies(
-    copies: np.ndarray,  # From `copies_of`
-    ids: list[str],  # Ids (n,)
-) -> str:
-    "How many items are copies of others, with an example, in words"
-    first = pd.Series(copies)
-    again = np.flatnonzero(first.duplicated())
-    same = np.flatnonzero(copies == copies[again[0]])
-    return (f"{len(again)} of the {len(ids)} training items are duplicates of others, for example "
-            f"{brief(ids[same[1]])} of {brief(ids[same[0]])}")
-
-
-def warn_of_split_copies(
+def warn_of_copies(
     copies: np.ndarray,  # From `copies_of`
     fold: np.ndarray,  # Fold numbers (n,)
     ids: list[str],  # Ids (n,)
+    own_splits: bool,  # Whether the folds are the user's
 ) -> None:
-    "Warn of `splits` that put copies of an item in several folds"
-    groups = pd.DataFrame({'copies': copies, 'fold': fold}).groupby('copies').fold
-    parted = int((groups.nunique() > 1).sum())
-    if parted:
-        warn(f"splits puts copies of {parted} items in several folds ({said_of_copies(copies, ids)}"
-             "): a model that was trained on one knows the label of the other; give copies the "
-             "same group id in splits, or leave splits out", stacklevel=2)
+    """Warn that copies share a fold, or of the user's `splits`, or too few different items, that
+    put copies of an item in several folds"""
+    again = np.flatnonzero(pd.Series(copies).duplicated())
+    parted = int((pd.Series(fold).groupby(copies).nunique() > 1).sum())
+    if not len(again) or own_splits and not parted: return
+
+    same = np.flatnonzero(copies == copies[again[0]])
+    said = (f"{len(again)} of the {len(ids)} training items are duplicates of others, for example "
+            f"{brief(ids[same[1]])} of {brief(ids[same[0]])}")
+    if own_splits:
+        warn(f"splits puts copies of {parted} items in several folds ({said}): a model that was "
+             "trained on one knows the label of the other; give copies the same group id in "
+             "splits, or leave splits out", stacklevel=2)
+    elif parted:
+        warn(f"{said}: there are too few different items for copies to share a fold, so a model "
+             "knows the labels that it judges; remove the duplicates, or use fewer folds",
+             stacklevel=2)
+    else:
+        warn(f"{said}: copies share a fold, since a model that was trained on one knows the label "
+             "of the other", stacklevel=2)
 
 
 def check_labels_stay(
@@ -160,8 +164,8 @@ def check_labels_stay(
         if not differ.any(): return
         j = int(differ.argmax())
         found = f"{differ.sum()} of {m} labels are different when they are read again, first that "
-        found += f"of item {brief(ids[at[j]])}: {_named(once[j], labels)}, then "
-        found += _named(again[j], labels)
+        found += f"of item {brief(ids[at[j]])}: {labels.said(once[j])}, then "
+        found += labels.said(again[j])
     else: found = "the labels have other lengths when they are read again"
     raise ValueError(f"{found}; out-of-fold probabilities need one fixed label per item: draw the "
                      "labels once, before the data set is made")
@@ -172,12 +176,6 @@ class _Reading:
     def __init__(self, dl, ds):
         self.dataset = ds
         if hasattr(dl, 'n_inp'): self.n_inp = dl.n_inp
-
-
-def _named(target, labels):
-    if labels.task == 'classification' and labels.vocab is not None:
-        return brief(labels.vocab[int(target)])
-    return brief(np.asarray(target).tolist())
 
 
 def warn_of_known_labels(

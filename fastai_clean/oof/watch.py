@@ -20,6 +20,8 @@ from fastai.callback.core import (
 )
 from fastai.learner import Learner
 
+from ..data.sampling import is_ours
+
 EVENTS = ('before_fit', 'before_epoch', 'before_train', 'before_batch', 'after_pred', 'after_loss',
           'before_backward', 'after_cancel_backward', 'after_backward', 'before_step',
           'after_cancel_step', 'after_step', 'after_cancel_batch', 'after_batch',
@@ -40,7 +42,7 @@ def is_own(
     if hasattr(type(cb), 'in_folds'): return False
     # `Callback(after_epoch=f)` is fastai's class with a function of the user's
     if type(cb) is Callback: return True
-    return type(cb).__module__.split('.')[0] not in ('fastai', 'fastai_clean')
+    return not is_ours(type(cb))
 
 
 class Watch:

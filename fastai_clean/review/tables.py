@@ -25,7 +25,7 @@ def issue_table(
 
     Raises ValueError if columns or values are missing, and TypeError if it is not a table of one
     class per item."""
-    if isinstance(issues, (str, os.PathLike)): issues = _read_table(issues)
+    if isinstance(issues, (str, os.PathLike)): issues = _read_table(issues, _separator(issues))
     if not isinstance(issues, pd.DataFrame):
         raise TypeError(f"issues is a {type(issues).__name__}: pass the table of find_issues, or "
                         "its CSV's path")
@@ -72,20 +72,21 @@ def read_issues(
     experiment's noisy_text.csv has no header, and all its rows are issues. Raises ValueError if
     columns are missing, if every possible column of ids has repeated values, and if a confidence is
     not a number from 0 to 1."""
-    first = _header(path)
+    sep = _separator(path)
+    first = _header(path, sep)
     if twice := [o for o in COLUMNS if first.count(o) > 1]:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename or remove one")
     seed = len(first) == len(SEED) and first[0].isdecimal() and first[1].isdecimal()
     names = {*first}
     if not seed and names > {'given', 'predicted'} and names & {'item', 'id'}:
-        df = _read_table(path)
+        df = _read_table(path, sep)
         for name, target in ((label_column, 'given'), (id_column, 'id')):
             if name in df: df[target] = df[name]
         # Issue tables have these; what `to_csv` wrote is in the order of its label quality
         if 'is_issue' not in df: df = df.assign(is_issue=df.given != df.predicted)
         return df if 'label_quality' in df else df.assign(label_quality=np.nan)
 
-    df = _read_texts(path, names=SEED if seed else first, header=None if seed else 0)
+    df = _read_texts(path, sep, names=SEED if seed else first, header=None if seed else 0)
     if label_column is None: label_column = 'label'
     if seed: id_column = 'id'
     predicted = 'prediction' if seed else _last(df, 'predictions')
@@ -123,9 +124,8 @@ def cohen_kappa(
     return agree, np.nan if chance == 1 else (agree - chance)/(1 - chance)
 
 
-def _header(path):
+def _header(path, sep):
     "The names in the first line of a CSV"
-    sep = _separator(path)
     with open(path, encoding='utf-8-sig', newline='') as f:
         try: return next(csv.reader(f, delimiter=sep), [])
         except csv.Error as e:
@@ -153,23 +153,23 @@ def _separator(path):
     return max(names, key=lambda o: len({n.strip('"\r') for n in names[o]} & {*COLUMNS, *NAMES}))
 
 
-def _read_texts(path, **kwargs):
+def _read_texts(path, sep, **kwargs):
     # As text: a class may be called NA, 01 or True
     try:
         df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig',
-                         index_col=False, sep=_separator(path), **kwargs)
+                         index_col=False, sep=sep, **kwargs)
     except pd.errors.ParserError as e:
         why = ' '.join(str(e).split())
         raise ValueError(f"{path} cannot be read as CSV ({why}): give every row as many values as "
                          "there are columns, and end every quotation") from e
     # What a row lacks at its end is read as empty, a class without a name too
-    if (df.iloc[:, -1] == '').any(): _check_lengths(path, df.shape[1])
+    if (df.iloc[:, -1] == '').any(): _check_lengths(path, sep, df.shape[1])
     return df.map(as_written).rename(columns=as_written)
 
 
-def _check_lengths(path, n):
+def _check_lengths(path, sep, n):
     with open(path, encoding='utf-8-sig', newline='') as f:
-        rows = csv.reader(f, delimiter=_separator(path))
+        rows = csv.reader(f, delimiter=sep)
         # Texts may be longer than the module takes
         with suppress(csv.Error):
             for row in rows:
@@ -183,9 +183,9 @@ def _as_numbers(values):
     return pd.to_numeric(values.str.replace(',', '.'), errors='coerce')
 
 
-def _read_table(path):
+def _read_table(path, sep):
     "The issue table of a CSV: numbers and flags as such, the rest as text"
-    df = _read_texts(path)
+    df = _read_texts(path, sep)
     for name in {'confidence', 'label_quality'} & {*df}:
         blank = df[name].isna() | df[name].isin(['', 'nan'])
         numbers = _as_numbers(df[name].mask(blank))
