@@ -145,8 +145,8 @@ def _separator(path):
         line = data[:e.start].count(b'\n') + 1
         raise ValueError(f"{path} is not in UTF-8, first in line {line}, byte "
                          f"0x{data[e.start]:02x}: {advice}") from e
-    # pandas ends a value at such a character: two ids would become one
-    if n := text.count('\0'):
+    # Within quotation marks someone meant to write them; elsewhere the encoding is another one
+    if n := re.sub('"[^"]*"', '', text).count('\0') if '\0' in text else 0:
         raise ValueError(f"{path} has NUL characters ({n}), as UTF-16 has: {advice}")
     names = {o: text.split('\n', 1)[0].split(o) for o in ',;\t|'}
     # Excel writes semicolons where the comma is the decimal mark
