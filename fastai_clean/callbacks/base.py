@@ -147,10 +147,18 @@ class FitCallback(Callback):
 def _watch(learn):
     "Have every FitCallback of `learn` stop if an error ends the fit"
     # fastai tells callbacks only of its own Cancel exceptions, so the two methods of the Learner
-    # through which an error must pass are wrapped until the fit ends; partial, unlike a closure,
-    # can be pickled with the Learner
-    vars(learn).update(_with_events=partial(_with_events, learn),
-                       _call_one=partial(_call_one, learn))
+    # through which an error must pass are wrapped until the fit ends
+    for f in (_with_events, _call_one): vars(learn)[f.__name__] = _Wrapped(learn, f)
+
+
+class _Wrapped:
+    "A method of a Learner, for a while; a Learner that is exported meanwhile has its own method"
+    def __init__(self, learn, f):
+        self.learn = learn
+        self.f = f
+
+    def __call__(self, *args, **kwargs): return self.f(self.learn, *args, **kwargs)
+    def __reduce__(self): return getattr, (self.learn, self.f.__name__)
 
 
 def _unwatch(learn):

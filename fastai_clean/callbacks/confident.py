@@ -132,7 +132,8 @@ class ConfidentLearningCallback(Callback):
         in_force = [o for o in learn.cbs if o.run and o is not self]
         needed = [o for o in in_force if shapes_training(o, self.leave_out)]
         own = [o for o in needed if is_own(o)]
-        self._watch = Watch(learn, own, [o for o in in_force if o not in needed])
+        self._watch = Watch(learn, own, [o for o in in_force if o not in needed],
+                            self._record.hypers)
 
     def _end_watch(self):
         watch = vars(self).get('_watch')
@@ -158,8 +159,9 @@ class ConfidentLearningCallback(Callback):
         if not armed: return
         self._weights = _fingerprint(self.learn.model)
         if self._cancelled: record.stop_at = self.learn.pct_train
-        if self._watch is not None: record.changed = self._watch.changes
+        watch = self._watch
         self.folds.leave_idle(record, *self._end_watch())
+        if watch is not None: record.changed = watch.changes
         self.folds.follow(record)
 
     def resume(self) -> OutOfFold:
