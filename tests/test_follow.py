@@ -98,7 +98,7 @@ def followed(kind, make, path, cbs):
 def test_kind_of_fit_leaves_the_learner_as_it_is_without_folds(kind, tmp_path):
     make = KINDS[kind][1]
     after = []
-    for name, cbs in (('with', [ConfidentLearningCallback(3)]), ('without', [])):
+    for name, cbs in (('with', [ConfidentLearningCallback(3, mode='folds')]), ('without', [])):
         learn = followed(kind, make, tmp_path/name, cbs)
         averages = [v for o in learn.opt.state.values() for v in o.values() if isinstance(v, torch.Tensor)]
         files = {str(o.relative_to(tmp_path/name)) for o in (tmp_path/name).rglob('*')}
@@ -116,7 +116,7 @@ def test_kind_of_fit_leaves_the_learner_as_it_is_without_folds(kind, tmp_path):
 @pytest.mark.parametrize('kind', KINDS)
 def test_kind_of_fit_equals_the_same_calls_by_hand(kind, tmp_path):
     fits, make = KINDS[kind]
-    learn = followed(kind, make, tmp_path, [ConfidentLearningCallback(3, seed=7)])
+    learn = followed(kind, make, tmp_path, [ConfidentLearningCallback(3, seed=7, mode='folds')])
     fold = learn.oof.fold
     hand = np.full((N, 10), np.nan, np.float32)
     for k in range(3):
@@ -182,7 +182,7 @@ def test_rates_that_a_tracker_sets_are_those_of_the_folds(cb, rates):
             if not hasattr(self.learn, 'gather_preds'): seen.setdefault(id(self.learn), []).append(lr)
     seen = {}
     learn = tiny_learn(digit_dls(range(N), VALID))
-    learn.fit(4, 1e-1, cbs=[cb(), Seen(), ConfidentLearningCallback(3)])
+    learn.fit(4, 1e-1, cbs=[cb(), Seen(), ConfidentLearningCallback(3, mode='folds')])
     rates_seen, *folds = seen.values()
     assert len(folds) == 3 and all(o == rates_seen for o in folds)
     assert len(set(rates_seen)) > 1 and (rates is None or np.allclose(rates_seen, rates))
@@ -224,7 +224,7 @@ class Rates(Callback):
 def test_what_a_left_out_callback_sets_is_set_in_the_folds(cb, kind, leave_out):
     rates = Rates(kind)
     learn = tiny_learn(digit_dls(range(N), VALID))
-    learn.fit(3, 1e-2, cbs=[cb(), rates, ConfidentLearningCallback(2, leave_out=leave_out)])
+    learn.fit(3, 1e-2, cbs=[cb(), rates, ConfidentLearningCallback(2, leave_out=leave_out, mode='folds')])
     own, *folds = rates.seen.values()
     assert len(folds) == 2 and len({*own}) > 1
     # The same share of a fit is another number of steps
@@ -283,7 +283,7 @@ def test_own_sampling_is_that_of_the_folds_too(kind):
         def after_batch(self):
             if self.training: seen.setdefault(id(self.learn), []).append((self.yb[0] < 3).float().mean().item())
     seen = {}
-    tiny_learn(sampled(kind)).fit(4, cbs=[Shares(), ConfidentLearningCallback(2)])
+    tiny_learn(sampled(kind)).fit(4, cbs=[Shares(), ConfidentLearningCallback(2, mode='folds')])
     own, *folds = [np.mean(o) for o in seen.values()]
     assert own > .4 and len(folds) == 2
     # 13 batches of a fold: a deviation of .04 each
@@ -292,7 +292,7 @@ def test_own_sampling_is_that_of_the_folds_too(kind):
 
 def test_numbers_that_the_own_loader_draws_next_are_those_of_a_fit_without_folds():
     after = []
-    for cbs in ([], [ConfidentLearningCallback(2)]):
+    for cbs in ([], [ConfidentLearningCallback(2, mode='folds')]):
         torch.manual_seed(0)
         np.random.seed(0)
         random.seed(0)
@@ -336,7 +336,7 @@ def test_loader_that_ignores_shuffle_gives_each_item_its_own_probabilities(cls, 
     if cls is NeedsLabels: kw['labels'] = DIGITS.target[240:280]
     valid = cls(dls.valid.dataset, **{**kw, 'shuffle': False}) if both else dls.valid
     learn = tiny_learn(DataLoaders(train, valid))
-    learn.fit(6, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit(6, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     # Probabilities of other items agree with a tenth of the labels
     assert (learn.oof.pred_probs.argmax(1) == learn.oof.targets).mean() > .85
 
@@ -351,7 +351,7 @@ def test_create_item_of_the_user_reads_the_items_of_the_fold(bound):
         read.append(int(s or 0))
         return ds[int(s or 0)]
     dls.train.create_item = MethodType(lambda self, s: create_item(s), dls.train) if bound else create_item
-    cb = ConfidentLearningCallback(2)
+    cb = ConfidentLearningCallback(2, mode='folds')
     learn = tiny_learn(dls)
     learn.fit(1, cbs=cb)
     for k in range(2):
@@ -368,7 +368,7 @@ def test_create_item_of_the_user_reads_the_items_of_the_fold(bound):
 @pytest.mark.parametrize('kind', ['closure', 'argument', 'torch'])
 def test_own_generator_goes_on_as_without_folds(kind):
     after = []
-    for cbs in ([], [ConfidentLearningCallback(2)]):
+    for cbs in ([], [ConfidentLearningCallback(2, mode='folds')]):
         set_seed(0)
         dls = digit_dls(range(N), VALID, shuffle=True)
         rng = torch.Generator().manual_seed(3) if kind == 'torch' else np.random.default_rng(3)
@@ -398,7 +398,7 @@ def test_sampling_that_cannot_be_rebuilt_is_refused_before_the_first_batch(name)
     setattr(dls.train, name, getattr(dls.train, name))
     learn = tiny_learn(dls)
     before = learn.model[0][1].weight.clone()
-    with pytest.raises(TypeError, match=f'has a {name} of its own'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+    with pytest.raises(TypeError, match=f'has a {name} of its own'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert torch.equal(before, learn.model[0][1].weight)
 
 
@@ -406,7 +406,7 @@ def test_subclass_that_forgets_its_argument_is_refused_before_the_first_batch():
     dls = digit_dls(range(N), VALID, shuffle=True)
     dls = DataLoaders(ForgetsDL(dls.train.dataset, low=True, bs=16, shuffle=True, device='cpu'), dls.valid)
     with pytest.raises(TypeError, match='ForgetsDL, whose argument low'):
-        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(2))
+        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 # The user's own callbacks
@@ -437,7 +437,7 @@ class Noise(Callback):
 
 def in_fold(*cbs, **kw):
     "The names of the callbacks of the folds of a fit"
-    cb = ConfidentLearningCallback(2, **kw)
+    cb = ConfidentLearningCallback(2, **kw, mode='folds')
     learn = tiny_learn(digit_dls(range(N), VALID))
     learn.fit(2, 1e-2, cbs=[*cbs, cb])
     return {type(o).__name__ for f in cb.folds.folds.values() for o in f.twins.values()}, learn
@@ -445,7 +445,7 @@ def in_fold(*cbs, **kw):
 
 def test_callbacks_that_only_look_are_left_out_and_their_files_are_those_of_the_learner(tmp_path):
     learn = tiny_learn(digit_dls(range(N), VALID), path=tmp_path, cbs=[Saves(), Logs(tmp_path/'log.csv')])
-    learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     saved = torch.load(tmp_path/'models'/'last.pth', weights_only=True)
     assert all(map(torch.equal, saved.values(), learn.model.state_dict().values()))
     assert (tmp_path/'log.csv').read_text() == '0\n1\n' and len(list(tmp_path.rglob('*.pth'))) == 1
@@ -534,7 +534,7 @@ def test_files_by_absolute_path_are_those_of_the_learner(tmp_path):
     log.addHandler(logging.FileHandler(tmp_path/'log.txt'))
     cbs = [TorchSaves(tmp_path/'best.pth'), LinePerBatch(tmp_path/'lines.csv'), LogsLines()]
     learn = tiny_learn(digit_dls(range(N), VALID), cbs=cbs)
-    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     saved = torch.load(tmp_path/'best.pth', weights_only=True)
     assert all(map(torch.equal, saved.values(), learn.model.state_dict().values()))
     n_batches = len(learn.dls.train) + len(learn.dls.valid)
@@ -574,8 +574,8 @@ def test_learner_that_is_exported_in_a_fit_has_events_and_methods_of_its_own(tmp
     class Exports(Callback):
         def after_epoch(self): self.learn.export('now.pkl')
     learn = tiny_learn(digit_dls(range(N), VALID), path=tmp_path, cbs=[Exports(), TrainingDynamicsCallback()])
-    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2))
-    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
+    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     loaded = load_learner(tmp_path/'now.pkl')
     own = [vars(loaded)[o] for o in ('_with_events', '_call_one')]
     own += [vars(cb)['after_epoch'] for cb in loaded.cbs if 'after_epoch' in vars(cb)]
@@ -604,7 +604,7 @@ def test_own_callbacks_are_named_once_and_before_the_first_batch():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learn = tiny_learn(digit_dls(range(N), VALID), cbs=[Clips(), SetsMomentum(), Order()])
-        learn.fine_tune(1, cbs=ConfidentLearningCallback(2))
+        learn.fine_tune(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert [o for o in said[0] if o.startswith('Clips, SetsMomentum: callbacks that are neither')]
     assert sum('are neither' in str(o.message) for o in caught) == 1
 
@@ -622,7 +622,7 @@ def test_folds_that_validate_have_the_metrics():
             if hasattr(self.learn, 'gather_preds'): return
             self.learn.opt.set_hyper('lr', self.recorder.values[-1][2]/10)
     learn = tiny_learn(digit_dls(range(N), VALID), metrics=accuracy)
-    learn.fit(2, 1e-2, cbs=[ByAccuracy(), ConfidentLearningCallback(2, validate=True)])
+    learn.fit(2, 1e-2, cbs=[ByAccuracy(), ConfidentLearningCallback(2, validate=True, mode='folds')])
     assert learn.oof.done.all() and len(learn.recorder.values) == 2
 
 
@@ -647,7 +647,7 @@ def test_trial_batch_fires_no_event_of_an_own_callback():
         def before_batch(self): batches.append(id(self.learn))
     batches = []
     learn = tiny_learn(digit_dls(range(N), VALID), cbs=Counts())
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     n = len(learn.dls.train) + len(learn.dls.valid)
     assert batches[:n] == [id(learn)]*n and len(set(batches)) == 3
 
@@ -672,10 +672,36 @@ def test_folds_that_validate_see_the_users_validation_set_and_not_their_own_item
         def after_batch(self):
             if not self.training and not hasattr(self.learn, 'gather_preds'): seen.setdefault(id(self.learn), []).append(self.y.tolist())
     seen = {}
-    tiny_learn(digit_dls(range(N), VALID)).fit(1, cbs=[Sees(), ConfidentLearningCallback(2, validate=True)])
+    tiny_learn(digit_dls(range(N), VALID)).fit(1, cbs=[Sees(), ConfidentLearningCallback(2, validate=True, mode='folds')])
     assert len(seen) == 3 and all(o == next(iter(seen.values())) for o in seen.values())
 
 
 def test_mixup_subclass_of_the_user_is_seen_to_shape_training(recwarn):
     class MyMixUp(MixUp): pass
     assert 'MyMixUp' in in_fold(MyMixUp())[0]
+
+
+def test_error_of_a_fit_takes_the_watch_off():
+    class Watched(Callback):
+        fails = True
+        def after_step(self):
+            if self.fails: raise RuntimeError('no')
+    learn = tiny_learn(digit_dls(range(40), range(40, 60)))
+    own = Watched()
+    learn.add_cbs([own, ConfidentLearningCallback(2, mode='folds')])
+    before = {*vars(own)}
+    with pytest.raises(RuntimeError): learn.fit(1)
+    assert {*vars(own)} <= before | {'learn'} and not {'_call_one', '_with_events'} & {*vars(learn)}
+    own.fails = False
+    learn.fit(1)
+    assert learn.oof.done.all() and not {'_call_one', '_with_events'} & {*vars(learn)}
+
+
+@pytest.mark.parametrize('average', [None, 'epochs'])
+def test_callback_that_ends_the_fit_after_an_epoch_ends_those_of_the_folds(average):
+    class Ends(Callback):
+        def after_epoch(self):
+            if self.epoch == 1: raise CancelFitException
+    learn = tiny_learn(digit_dls(range(40), range(40, 60)))
+    learn.fit(4, cbs=[Ends(), ConfidentLearningCallback(2, mode='folds', average=average)])
+    assert learn.oof.done.all() and learn.epoch == 1

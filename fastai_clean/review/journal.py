@@ -163,6 +163,12 @@ class Journal:
             self.read()
             return self._replay.votes()
 
+    def decisions(self) -> list[tuple[str, str | None, str, str | None, str]]:
+        "`Replay.decisions`, with what others appended"
+        with self._lock:
+            self.read()
+            return self._replay.decisions()
+
     def _append(self, record: Callable[[], dict | None], user: str) -> None:
         """Write what `record` makes of all that is in the journal, sync it, and only then take it
         in. Raises OSError if it cannot be written and synced: the file is cut back to what it was,

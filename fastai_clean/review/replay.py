@@ -96,6 +96,12 @@ class Replay:
                 if a.active: res.setdefault(a.user, {})[i] = a.do, a.label_of(i)
         return res
 
+    def decisions(self) -> list[tuple[str, str | None, str, str | None, str]]:
+        """Each decision in force, an item's own in their order: its id, the texts of the label that
+        it had then, if that is known, of what was done and of the class it got, and the user"""
+        return [(i, a.given_of(i), a.do, a.label_of(i), a.user)
+                for i, (decisions, _) in self.history.items() for a in decisions if a.active]
+
     def made(self,
         i: str,  # Id of an item
     ) -> list[str | None]:
