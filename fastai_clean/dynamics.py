@@ -175,7 +175,8 @@ class Dynamics:
 
     def table(self,
         score: Score = 'aum',  # What ranks the items, see `score`
-        filter_by: str = 'auto',  # Which items are issues: one of `FILTERS`
+        # One of `FILTERS`; not 'auto', which was made for models that have not seen the labels
+        filter_by: str = 'prune_by_noise_rate',
         oof: Any = None,  # OutOfFold of the same items, for the score 'ensemble'
         **kwargs,  # Passed to `find_issues`
     ) -> pd.DataFrame:  # Columns id, given, predicted, confidence, label_quality, is_issue
