@@ -12,6 +12,7 @@ from .._columns import column_like, objects
 from .._files import sibling
 from .._text import as_text, brief, safe_name, sha1_of
 from .match import Item, class_text, rows_of
+from .rounds import deleted_before
 
 
 def apply_frame(
@@ -111,6 +112,10 @@ def _plan(session, names, set, labels, what, theirs=None):
     at = rows_of(items, names, labels, what, ours, theirs)
     new = {i: items[o].label for o, i in at.items() if items[o].label is not None}
     drop = {i for o, i in at.items() if items[o].action == 'delete'}
+    if all(names[i] == o for o, i in at.items()):
+        # Deleted in an earlier round, so that the table has them no more
+        gone = deleted_before(session, set)
+        drop |= {i for i, o in enumerate(names) if o not in at and labels[i] in gone.get(o, ())}
     return [i for i in range(len(names)) if i not in drop], new
 
 

@@ -1,11 +1,11 @@
 "A review of label issues, whose decisions are never lost"
 import csv
-import getpass
 from collections.abc import Hashable, Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,11 @@ from .._files import write_file
 from .._text import as_text, brief, inert, natural_key
 from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
-from .tables import COLUMNS, cohen_kappa, issue_table, text_ids
+from .marks import Marks
+from .rounds import carried_of, contradicting_of, history_of, rounds_of, table_hash
+from .tables import cohen_kappa, issue_table, own_rows, reviewer, text_ids
 
 NOTE = 2000  # Characters of a note
-USER = 46  # Bytes of a reviewer's name
 
 
 class ReviewSession:
@@ -67,17 +68,23 @@ class ReviewSession:
         user: str | None = None,  # Who reviews; None: the name of the account
         set: str | None = None,  # The data set, 'train', 'valid' or 'test', if there is one
         rows: pd.DataFrame | None = None,  # Rows of the user's (n,), by which `apply` finds items
+        root: str | Path | None = None,  # Folder that paths of items are in; None: the working one
     ):
         """`rows` are the items' own rows, one per row of `issues`: with them, `apply` finds the
         items in a frame that was shuffled and numbered anew.
 
+        The journal may be of an earlier round: another model, items that are gone or new, labels
+        that were decided and applied, a new class, a renamed folder. `news` says what is another.
+        Decisions stay in force for each item that has the label it had or got; one with a third
+        label is to be decided again, with a warning, see `contradicting`.
+
         Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`, and
-        if the journal belongs to another data set, set or vocab, or to items with other given
-        labels, naming the difference; TypeError if the table does not have one class per item."""
+        if the journal belongs to another data set or set, or so many labels differ that the ids
+        seem to be of other items; TypeError if the table does not have one class per item."""
         self.path = Path(path)
-        self.user = _reviewer(user)
+        self.user = reviewer(user)
         df = issue_table(issues)
-        self.rows = _rows(issues, df, rows)
+        self.rows = own_rows(issues, df, rows)
         self.ids: np.ndarray = text_ids(df)
         if vocab is None:
             found = {as_text(o): o for o in [*df.given, *df.predicted]}
@@ -92,9 +99,16 @@ class ReviewSession:
         self.issues: pd.DataFrame = df
         self._known = {*self.ids}
         given = dict(zip(self.ids, self.given))
-        self._journal = Journal(self.path, self.ids, self.classes, given, set)
+        marks = Marks(self.ids.tolist(), [*map(as_text, df['id'])], self.rows, root)
+        self._journal = Journal(self.path, self.ids, self.classes, given, set, user=self.user,
+                                table=table_hash(df, self.ids.tolist()), marks=marks)
+        self.news: list[str] = self._journal.news
+        if self.contradicting:
+            warn(f"{self.path}: {self.news[-1]}", stacklevel=2)
 
-    def __repr__(self): return f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)'
+    def __repr__(self):
+        return '\n'.join([f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)',
+                          *self.news])
 
     @cached_property
     def given(self) -> pd.Series:
@@ -221,6 +235,11 @@ class ReviewSession:
         return {'reviewed': int((decided & flagged).sum()), 'flagged': int(flagged.sum()),
                 'decided': int(decided.sum()), 'per_class': per_class}
 
+    rounds = property(rounds_of)
+    contradicting = property(contradicting_of)
+    carried = property(carried_of)
+    history = history_of
+
     def agreement(self) -> pd.DataFrame:
         """One row per pair of users: `user`, `other`, `n` items that both decided on, `agree`, the
         share with the same outcome, and Cohen's `kappa` ("A coefficient of agreement for nominal
@@ -231,7 +250,7 @@ class ReviewSession:
         for user, votes in self._journal.votes().items():
             found = outcome.setdefault(user, {})
             for i, (do, label) in votes.items():
-                if do == 'keep': label = given[i]
+                if do == 'keep': label = label or given[i]
                 found[i] = do if label is None else ('class', label)
         rows = []
         for a, b in combinations(sorted(outcome), 2):
@@ -324,29 +343,3 @@ class ReviewSession:
                              f"{brief(bad[0])}: pass texts of `session.ids`")
         if not found: raise ValueError("ids is empty: pass at least one")
         return [str(o) for o in dict.fromkeys(found)]
-
-
-def _rows(issues, df, rows):
-    """The user's own columns, a row per row of `df`, the table `issues` in its order; None if there
-    are none"""
-    if rows is None:
-        # What `to_csv` and `to_review` write has them beside those of the table
-        rows = df.drop(columns=[o for o in (*COLUMNS, 'set') if o in df])
-        return None if rows.columns.empty else rows
-    if len(rows) != len(df):
-        raise ValueError(f"rows has {len(rows)} rows, but issues has {len(df)}: pass one row per "
-                         "item, in the order of issues")
-    order = issues.label_quality.to_numpy(float).argsort(kind='stable')
-    return rows.iloc[order]
-
-
-def _reviewer(user):
-    "The reviewer's name: `user`, or the account's"
-    if user is None:
-        # An account may have no name, as in containers
-        try: user = getpass.getuser()
-        except (ImportError, KeyError, OSError): user = 'reviewer'
-    fits = isinstance(user, str) and user.isprintable() and user.strip()
-    if not fits or len(as_text(user).encode()) > USER:
-        raise ValueError(f"user is {brief(user)}: pass a printable name of at most {USER} bytes")
-    return as_text(user)
