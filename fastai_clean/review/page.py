@@ -57,9 +57,9 @@ class Page:
     made. Each view has filters, a page number and a current item of its own: if views shared them,
     turning the page of one would make the other show saved decisions as undecided. The last place
     is kept beside the journal, in `<journal>.place`, so that the user's next view opens where this
-    one was left, in a new round without what is decided. Data is sent as text that is safe to show, never as markup. Raises TypeError if
-    `session` is not a ReviewSession, ValueError for a page_size below 1 and a `show` that does not
-    tell the sets apart."""
+    one was left, in a new round without what is decided. Data is sent as text, never as markup.
+    Raises TypeError if `session` is not a ReviewSession, ValueError for a page_size below 1 and a
+    `show` that does not tell the sets apart."""
 
     def __init__(self,
         session: ReviewSession,  # The review
