@@ -1102,26 +1102,26 @@ def test_apply_folder_links_or_copies_without_collisions(copy, source, tmp_path)
     before = tree(root)
     session.relabel(['a/y.png', 'b/y.png'], 'cat')
     session.delete('b/z.png')
-    target = session.apply_folder(root, tmp_path/'new'/'tree', copy=copy)
+    target = session.apply_folder(root, tmp_path/'new'/'tree', copy=copy, only_reviewed=True)
     assert tree(target) == {'cat/a__x.png': 'a/x.png', 'cat/b__x.png': 'b/x.png', 'cat/a__y.png': 'a/y.png',
                             'cat/b__y.png': 'b/y.png', 'owl/z.png': 'a/z.png'}
     assert os.path.samefile(target/'owl'/'z.png', root/'a'/'z.png') is not copy
     assert tree(root) == before and sorted(o.name for o in target.parent.iterdir()) == ['tree']
-    assert tree(opened(tmp_path, issues=session.issues).apply_folder(root, tmp_path/'again')) == tree(target)
+    assert tree(opened(tmp_path, issues=session.issues).apply_folder(root, tmp_path/'again', only_reviewed=True)) == tree(target)
 
 
 def test_apply_folder_copies_where_links_fail(source, tmp_path, monkeypatch):
     root, session = source
     def fail(*_): raise OSError('no links here')
     monkeypatch.setattr(os, 'link', fail)
-    assert len(tree(session.apply_folder(root, tmp_path/'new'))) == 6
+    assert len(tree(session.apply_folder(root, tmp_path/'new', only_reviewed=True))) == 6
 
 
 def test_apply_folder_keeps_sets_apart(source, tmp_path):
     root, session = source
     issues = session.issues.assign(set=['train', 'valid']*3)
     (tmp_path/'other').mkdir()
-    target = opened(tmp_path/'other', issues=issues).apply_folder(root, tmp_path/'new')
+    target = opened(tmp_path/'other', issues=issues).apply_folder(root, tmp_path/'new', only_reviewed=True)
     assert {o.split('/')[0] for o in tree(target)} == {'train', 'valid'} and len(tree(target)) == 6
 
 
@@ -1132,7 +1132,7 @@ def test_apply_folder_stays_in_the_target_whatever_the_label(tmp_path):
     for o in names: (root/o).write_text(o)
     session = opened(tmp_path, issues=table(ids=names).assign(given=pd.Series(HOSTILE, dtype=object), predicted='NA'))
     before = {o for o in tmp_path.rglob('*')}
-    target = session.apply_folder(root, tmp_path/'deep'/'new')
+    target = session.apply_folder(root, tmp_path/'deep'/'new', only_reviewed=True)
     made = tree(target)
     assert sorted(made.values()) == sorted(names) and all(o.count('/') == 1 for o in made)
     assert len({o.split('/')[0] for o in made}) == len(HOSTILE)
@@ -1153,7 +1153,7 @@ def test_apply_folder_takes_no_file_outside_of_the_source(item, error, tmp_path)
     (root/'link.png').symlink_to(outside/'secret.png')
     (root/'folder').symlink_to(outside)
     session = opened(tmp_path, issues=table(ids=['fine.png', item]))
-    with pytest.raises(error, match='source'): session.apply_folder(root, tmp_path/'new')
+    with pytest.raises(error, match='source'): session.apply_folder(root, tmp_path/'new', only_reviewed=True)
     assert not (tmp_path/'new').exists() and len(list(tmp_path.iterdir())) == 4
 
 
@@ -1161,11 +1161,11 @@ def test_apply_folder_refuses_a_target_in_use_or_within_the_source(source, tmp_p
     root, session = source
     full = tmp_path/'full'
     full.mkdir()
-    session.apply_folder(root, full)
-    with pytest.raises(FileExistsError, match='not an empty folder'): session.apply_folder(root, full)
-    with pytest.raises(ValueError, match='one is inside the other'): session.apply_folder(root, root/'new')
+    session.apply_folder(root, full, only_reviewed=True)
+    with pytest.raises(FileExistsError, match='not an empty folder'): session.apply_folder(root, full, only_reviewed=True)
+    with pytest.raises(ValueError, match='one is inside the other'): session.apply_folder(root, root/'new', only_reviewed=True)
     (tmp_path/'link').symlink_to(tmp_path/'elsewhere')
-    with pytest.raises(FileExistsError): session.apply_folder(root, tmp_path/'link')
+    with pytest.raises(FileExistsError): session.apply_folder(root, tmp_path/'link', only_reviewed=True)
     assert not (tmp_path/'elsewhere').exists()
 
 

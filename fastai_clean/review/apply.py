@@ -13,6 +13,7 @@ from .._files import sibling
 from .._text import as_text, brief, safe_name, sha1_of
 from .match import Item, class_text, rows_of
 from .rounds import deleted_before
+from .tree import whole_tree
 
 
 def apply_frame(
@@ -146,6 +147,7 @@ def apply_folder(
     source,  # This and the rest as for `ReviewSession.apply_folder`
     target,
     copy: bool = False,
+    only_reviewed: bool = False,
 ) -> Path:
     "See `ReviewSession.apply_folder`"
     source = Path(source).resolve()
@@ -157,7 +159,8 @@ def apply_folder(
         raise ValueError(f"of target {target} and source {source}, one is inside the other: choose "
                          "a target outside")
 
-    files = _places(_finals(session), source)
+    if only_reviewed: files = _places(_finals(session), source)
+    else: files = whole_tree(session, source)
     with sibling(target) as tmp:
         tmp.mkdir(parents=True)
         # One by one, so that it fails on a file system that takes two folder names for the same

@@ -304,17 +304,21 @@ class ReviewSession:
         target: str | Path,  # Folder to make, outside of `source`; may exist if it is empty
         *,
         copy: bool = False,  # Whether to copy the files; False: hard links, if they can be made
+        only_reviewed: bool = False,  # Whether to take the table's items only, in folders of labels
     ) -> Path:
-        """A new folder tree, target/label/name, or target/set/label/name if the table has a column
-        `set`, of all items of the table except the deleted ones. A hard link is the same file:
-        writing into one changes both.
+        """A clean copy of `source`: all its files, also those that the table does not have, such as
+        the validation set, each where it was, but for deleted items, and relabelled ones, which are
+        in the folder of their new class. A hard link is the same file: writing into one changes
+        both.
 
+        With `only_reviewed` target/label/name, or target/set/label/name if the table has a column
+        `set`, of all items of the table except the deleted ones, whatever folders they were in.
         Files with the same name and label are named by their path in `source`, joined by '__'. A
         label or name that is not a safe file name is turned into one, with a hash. The tree is made
         whole or not at all.
         Raises ValueError for items that are, or link, outside of `source`, FileNotFoundError for
         those that are not files, and FileExistsError if `target` has anything in it."""
-        return apply_folder(self, source, target, copy)
+        return apply_folder(self, source, target, copy, only_reviewed)
 
     def _as_vocab(self, column):
         "`column` with the classes of `vocab` in place of their texts"
