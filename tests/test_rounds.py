@@ -280,7 +280,7 @@ def test_a_renamed_folder_of_the_same_files_is_known(new, tmp_path):
     session.keep(FILES[3])
     again = opened(tmp_path, given(LABELS, new), 'ann')
     assert {i: o['action'] for i, o in again.state.items()} == {new[0]: 'delete', new[3]: 'keep'}
-    assert f"4 items are known by another id, such as {FILES[3]!r}, now {new[3]!r}." in again.news
+    assert f"4 items are known by another id, such as {FILES[0]!r}, now {new[0]!r}." in again.news
     again.relabel(new[1], 'dog')
     # With the old name in an open session, and back again
     assert session.refresh() == [FILES[1]] and session.state[FILES[1]]['label'] == 'dog'
@@ -361,7 +361,7 @@ def test_rows_that_were_numbered_anew_are_refused(rows, tmp_path):
     with pytest.raises(ValueError, match='numbered 0 to 6, perhaps anew|hold something else now'):
         opened(tmp_path, issues.iloc[:7], **frame(ROWS.drop(5).reset_index(drop=True)))
     if rows:
-        with pytest.raises(ValueError, match="decisions on 2 rows that hold something else now, first '6'"):
+        with pytest.raises(ValueError, match="decisions on 2 rows that hold something else now, first '1'"):
             opened(tmp_path, issues, rows=ROWS.iloc[[1, 0, 2, 3, 4, 5, 7, 6]].reset_index(drop=True))
     assert (tmp_path/'j.jsonl').read_bytes() == before
     # Their own row labels: nothing was numbered anew; a column that was edited tells nothing

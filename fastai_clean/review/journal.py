@@ -257,7 +257,7 @@ class Journal:
 
     def _begin(self, fd, user):
         "Compare the table with that of the last opening, and write down what is another"
-        ids = {self.name_of(i): (i, label) for i, label in self._given.items()}
+        ids = {self.name_of(i): (i, self._given[i]) for i in sorted(self._given)}
         names = [self.name_of(o) for o in self._labels]
         marks_of = self._marks.of if self._marks is not None else lambda ids: [None]*len(ids)
         what = opening(self._replay, ids, names, self._labels, self._table, marks_of, self.path)

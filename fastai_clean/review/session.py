@@ -98,8 +98,8 @@ class ReviewSession:
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
         self.issues: pd.DataFrame = df
         self._known = {*self.ids}
-        given = dict(zip(self.ids, self.given))
-        marks = Marks(self.ids.tolist(), [*map(as_text, df['id'])], self.rows, root)
+        given = dict(zip(self.ids, self.given.tolist()))
+        marks = Marks(self.ids.tolist(), df['id'].tolist(), self.rows, root)
         self._journal = Journal(self.path, self.ids, self.classes, given, set, user=self.user,
                                 table=table_hash(df, self.ids.tolist()), marks=marks)
         self.news: list[str] = self._journal.news
@@ -276,8 +276,9 @@ class ReviewSession:
         id_column: Hashable | None = None,  # Its column of ids, such as paths; None: its index
         set: str | None = None,  # The set that `df` is, if the table has several; None: all
     ) -> pd.DataFrame:
-        """A new DataFrame, relabelled and without the deleted rows. Rows that the issue table does
-        not know stay. Applied to its own result, it gives the same again.
+        """A new DataFrame, relabelled and without the rows that were deleted, now or in an earlier
+        round. Rows that the journal does not know stay. Applied to its own result, it gives the
+        same again.
 
         Items are found by their ids, and their labels must be the given or the decided ones, those
         of undecided items too. If they are not, as in a frame that was shuffled and numbered anew,
