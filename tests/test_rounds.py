@@ -237,6 +237,11 @@ def test_a_third_label_contradicts_and_is_shown_again(tmp_path):
     assert again.contradicting == [] and again.state['i0']['action'] == 'keep'
     again.undo()
     assert again.contradicting == ['i0']
+    # Undone in a session that was opened while it was in force
+    again.redo()
+    later = opened(tmp_path, third)
+    later.undo()
+    assert later.contradicting == ['i0'] and later.apply(frame).label['i0'] == 'dog'
     # The old label again: the decision stands
     assert opened(tmp_path).state['i0']['label'] == 'owl'
     assert opened(tmp_path, given(['owl', 'dog', 'owl', 'cat', 'dog', 'owl'])).state['i0']['label'] == 'owl'

@@ -69,7 +69,7 @@ class Journal:
         self.news: list[str] = []  # What has changed since the last opening, a sentence each
         self._mine: str | None = None  # Key of the last opening when this one was made
         self._first: dict[str, str | None]  # Name -> given class when the journal was made
-        self._told: frozenset[str]  # Ids whose labels contradicted a decision when it was opened
+        self._before: int  # Number of actions when it was opened
         self._other: bool  # Whether that was something else, which is known by a hash only
         self._replay: Replay
         self._offset: int  # Up to where it was read
@@ -163,7 +163,9 @@ class Journal:
         """Raise ValueError if what others decided since the session was opened is about items with
         other labels"""
         with self._lock:
-            new = [(i, *o) for i, o in self._replay.against.items() if i not in self._told]
+            # What contradicted then was said then, and may be to decide again after an undo
+            new = [(i, n, a) for i, (n, a) in self._replay.against.items()
+                   if a.number >= self._before]
             if not new: return
             was = [a.given_of(n) or self._replay.first[n] for _, n, a in new]
         check_same_labels([i for i, *_ in new], [self._given[i] for i, *_ in new], was,
@@ -264,7 +266,7 @@ class Journal:
         if what is not None: self._write(fd, what, user)
         self._mine = self._replay.rounds[-1]['key'] if self._replay.rounds else ''
         self._bind()
-        self._told = frozenset(self._replay.against)
+        self._before = len(self._replay.actions)
         self.news = news(self._replay, what)
         self._snapshot = None
 

@@ -23,14 +23,22 @@ def loaded(
 class Action:
     """What one user did to some items at once, and whether it is in force. Items are numbers, see
     `Replay`"""
-    __slots__ = 'do', 'items', 'given', 'marks', 'label', 'text', 'user', 'time', 'round', 'active'
+    __slots__ = ('do', 'items', 'given', 'marks', 'label', 'text', 'user', 'time', 'round',
+                 'number', 'active')
 
-    def __init__(self, record: dict, items: list[int], label: str | dict[int, str] | None, at: int):
+    def __init__(self,
+        record: dict,
+        items: list[int],
+        label: str | dict[int, str] | None,
+        round: int,  # Number of the opening that it follows
+        number: int,  # Among all actions
+    ):
         self.do = sys.intern(record['do'])
         self.items = items
         self.given = record.get('given')
         self.marks = record.get('marks')
-        self.round = at
+        self.round = round
+        self.number = number
         self.label = label
         self.text = record.get('text')
         self.user = sys.intern(record['user'])
@@ -225,7 +233,7 @@ class Replay:
         if o['key'] in self.actions: return ()
         whole = self._joined(o) if o.get('part', [1, 1])[1] > 1 else (o['ids'], o.get('label'))
         if whole is None: return ()
-        a = Action(o, *whole, len(self.rounds))
+        a = Action(o, *whole, len(self.rounds), len(self.actions))
         self.actions[o['key']] = a
         kind = int(a.do == 'note')
         for n in dict.fromkeys(a.items): self.history.setdefault(n, ([], []))[kind].append(a)
