@@ -85,7 +85,7 @@ def learner(df, settings, loss, cbs):
 def train(folder, df, settings, loss, wandb):
     "Fit and keep the weights and `learn.oof`"
     if (folder/'weights.pth').exists(): return
-    cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
+    cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'], mode='folds')]
     if wandb:
         name = '-'.join(folder.parts[-2:])
         cbs.append(CleanWandbCallback(project='covid_tweets', name=name))

@@ -50,7 +50,7 @@ from fastai_clean.vision import (
 def train(folder, make, settings, wandb):
     "Fit and keep the weights and `learn.oof`"
     if (folder/'weights.pth').exists(): return
-    cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'])]
+    cbs = [ConfidentLearningCallback(settings['n_folds'], seed=settings['seed'], mode='folds')]
     if wandb:
         name = '-'.join(folder.parts[-2:])
         cbs.append(CleanWandbCallback(project='noisy_imagenette', name=name))

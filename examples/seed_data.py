@@ -116,7 +116,8 @@ def write_imagenette(
                              f'{folder/lost[0]}')
         print(f'{loss}, {level} % noise', flush=True)
         learn = image_learner(df, folder, level, LOSSES[loss](), pretrained=pretrained, seed=seed,
-                              cbs=ConfidentLearningCallback(n_folds, seed=seed), **kwargs)
+                              cbs=ConfidentLearningCallback(n_folds, seed=seed, mode='folds'),
+                              **kwargs)
         if pretrained: learn.fine_tune(epochs, lr)
         else: learn.fit_one_cycle(epochs, lr)
         interp = CleanInterpretation.from_learner(learn)

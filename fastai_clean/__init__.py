@@ -13,7 +13,7 @@ the package, not for users.
 
   1 arrays: NumPy, pandas, scikit-learn, cleanlab; no fastai, and torch only in `losses`
     issues                    labels and probabilities in, the issue table out; how much noise
-    plots                     matrices, classes and items, drawn with matplotlib
+    plots                     matrices, classes, items, what a review finds; with matplotlib
     losses                    soft targets, and losses that wrong labels mislead less
 
   2 data: fastai's data sets and predictions; nothing is trained

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 from uuid import uuid4
 
 import numpy as np
+
+END = 4096  # Values at each end of a mapped array that are compared
 
 
 def free_path(
@@ -122,7 +125,9 @@ def save_arrays(
             raise FileExistsError(f"path {path} holds {kind} already: choose a new folder or pass "
                                   "overwrite=True")
 
-    meta = {**meta, 'sha1': {name: _sha1(array) for name, array in arrays.items()}}
+    sums = {name: _sha1(array) for name, array in arrays.items()}
+    ends = {name: _sha1(_ends(array)) for name, array in arrays.items()}
+    meta = {**meta, 'sha1': sums, 'sha1_ends': ends}
     with sibling(path) as tmp, sibling(path) as old:
         tmp.mkdir(parents=True)
         for name, array in arrays.items(): np.save(tmp/f'{name}.npy', array, allow_pickle=False)
@@ -144,7 +149,8 @@ def load_arrays(
     mapped: Iterable[str] = (),  # Names of those to leave on disk, as memory maps
 ) -> tuple[dict, dict]:  # Name -> array, and what JSON held
     """Read what `save_arrays` wrote. Raises a FileNotFoundError that names the missing files, and
-    ValueError for broken ones and for arrays, but for mapped ones, that were exchanged since"""
+    ValueError for broken ones and for arrays that were exchanged since; mapped ones are known by
+    shape, first and last values, and not by what is between"""
     path = Path(path)
     missing = sorted(o for o in _files(file, names) if not (path/o).is_file())
     if missing and not path.exists(): _name_left(path, kind, file)
@@ -162,13 +168,20 @@ def load_arrays(
         mode: Literal['r'] | None = 'r' if name in mapped else None
         arrays[name] = np.load(path/f'{name}.npy', mmap_mode=mode, allow_pickle=False)
     # Files of another folder may have the same shape: one result's labels, another's ids
-    sums = meta.get('sha1')
     for name, array in arrays.items():
-        # Version 0.1 kept no sums, and what is mapped is not read here
-        if sums is None or name in mapped or sums.get(name) == _sha1(array): continue
+        # What is mapped is not read here, but for its ends
+        kind_of = 'sha1_ends' if name in mapped else 'sha1'
+        found = _sha1(_ends(array) if name in mapped else array)
+        # Older versions kept no sums
+        if kind_of not in meta or meta[kind_of].get(name) == found: continue
         raise ValueError(f"path {path} is a broken {kind}: {name}.npy is not the one that was "
                          f"saved with {file}; save it again")
     return arrays, meta
+
+
+def _ends(array):
+    flat = array.ravel('F' if np.isfortran(array) else 'C')
+    return np.concatenate([flat[:END], flat[-END:]])
 
 
 def _sha1(array):
@@ -176,6 +189,20 @@ def _sha1(array):
     hashed = hashlib.sha1(f'{array.dtype.str} {array.shape}'.encode())
     hashed.update(array.reshape(-1).view(np.uint8))
     return hashed.hexdigest()
+
+
+def scratch_array(
+    shape: tuple[int, int],
+    folder=None,  # Folder to have the file in; None: that of the system's temporary files
+) -> np.ndarray:  # float32, undefined
+    """An array in a memory map of a file without a name, which is gone when the array is. Raises
+    OSError if there is no room for it"""
+    size = 4*int(np.prod(shape))
+    if not size: return np.zeros(shape, np.float32)
+    with TemporaryFile(dir=folder) as f:
+        # On a disk that fills up later, writing to the map would kill the process
+        if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, size)
+        return np.asarray(np.memmap(f, np.float32, 'w+', shape=shape))
 
 
 def _name_left(path, kind, file):

@@ -1,5 +1,6 @@
 "Whether a model is good enough to judge the labels: one that is not is named wherever it counts"
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from ._text import brief
 LEAST_KAPPA = .1
 LEAST_CORRELATION = .2
 SURE = 2  # Standard errors
+# Kappa between repeats of the folds: models that are each wrong about half of the items have .25
+LEAST_BETWEEN = .3
 FEW = 50  # Items of a fold, or of a label, that are too few to judge it alone
 ADVICE = 'train it longer, or take a better model'
 
@@ -61,6 +64,7 @@ def weakness(
     task: str = 'classification',  # One of `issues.checks.TASKS`
     vocab: Sequence | None = None,  # Names of the classes, for several labels per item
     fold: np.ndarray | None = None,  # Fold (n,) in which each item was predicted; None: unknown
+    between: float | None = None,  # Kappa between repeats of the folds, see `kappa_between`
 ) -> str:  # Without a capital letter or a full stop; empty if the model is not weak
     """The sentence that names a weak model, with its figures. Agreement far above chance says
     nothing of a good model's mistakes; agreement near it says that counts of label errors are
@@ -71,7 +75,21 @@ def weakness(
     found = strength_of(given[labelled], predicted[labelled])
     if found is None: return ''
     if found.is_weak: return _sentence(found)
+    if between is not None and max(found.kappa, between) < LEAST_BETWEEN:
+        return (f"beyond chance, the model agrees with {found.kappa:.1%} of the given labels and "
+                f"its repeats with {max(between, 0):.1%} of one another's predictions: it is too "
+                f"weak to judge the labels, and its counts say little; {ADVICE}")
     return '' if task != 'classification' or fold is None else _weak_fold(given, predicted, fold)
+
+
+def kappa_between(
+    predicted: Sequence,  # Class indices (n,) that each repeat predicts
+) -> float | None:  # 1 at best; None if there are no two repeats, or if all predict one class
+    """How far repeats of the folds agree with each other: the mean kappa of their pairs. It tells a
+    weak model from a good one on bad labels, whose repeats contradict the labels in the same way"""
+    found = [strength_of(a, b) for a, b in combinations(predicted, 2)]
+    kappas = [o.kappa for o in found if o is not None]
+    return float(np.mean(kappas)) if kappas else None
 
 
 def _sentence(found, what='labels'):

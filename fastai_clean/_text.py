@@ -1,5 +1,6 @@
 "Text that is safe to write, short enough to show, and readable: the one place where it is made so"
 import hashlib
+import math
 import os
 import re
 import unicodedata
@@ -64,6 +65,22 @@ def shorten(
 
     text = neutral(' '.join(str(text)[:4*n + 64].splitlines()))
     return text if len(text) <= n else text[:n - 1] + '…'
+
+
+def capital(
+    text: str,
+) -> str:
+    "A sentence's text, its first letter a capital"
+    return text[:1].upper() + text[1:]
+
+
+def about(
+    n: float,  # A number, not negative
+    up: bool = False,  # Whether to round up
+) -> str:
+    "`n` to two digits, as people say an estimate: 5,300"
+    unit = 10**max(0, len(str(int(n))) - 2)
+    return f'{(math.ceil(n/unit) if up else round(n/unit))*unit:,}'
 
 
 def brief(

@@ -15,11 +15,13 @@ from .issues import (
     audit,
     class_health,
     confident_joint,
+    find_annotator_issues,
     find_issues,
     find_multilabel_issues,
     find_regression_issues,
     find_segmentation_issues,
     label_quality,
+    majority_labels,
     noise_rate,
     top_pairs,
 )
@@ -39,7 +41,7 @@ __all__ = [
     # Arrays
     'find_issues', 'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
     'StreamedIssues', 'label_quality', 'noise_rate', 'confident_joint', 'class_health', 'top_pairs',
-    'audit',
+    'audit', 'find_annotator_issues', 'majority_labels',
     # Deciding
     'ReviewSession', 'Cleaner',
 ]

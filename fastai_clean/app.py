@@ -20,7 +20,8 @@ import pandas as pd
 from ._images import Unreadable, open_upright
 from ._text import plain
 from .review import ReviewSession, read_issues
-from .review.page import MAX_REASON, SIZE, WEB, Page, script
+from .review.page import WEB, Page, script
+from .review.shown import MAX_REASON, SIZE
 
 MAX_BODY = 1_000_000  # Bytes of a message
 MAX_CLASSES = 20  # Classes shown of a prediction
@@ -36,6 +37,7 @@ HEADERS = {
     'Cache-Control': 'no-store',
 }
 TYPES = {'.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css'}
+PREDICT_LINK = b'  <a href="predict.html">Predict a text</a>\n'
 PREDICTING = Lock()
 
 
@@ -52,6 +54,8 @@ class Server(ThreadingHTTPServer):
         self.page = page
         self.model = model
         self.token = secrets.token_urlsafe(16)
+        self.once = secrets.token_urlsafe(16)
+        self.unopened = Lock()  # Free until the address with `once` was opened
         super().__init__(('127.0.0.1', port), Handler)
         # Browsers leave out the port of plain http
         shown_port = '' if self.server_port == 80 else f':{self.server_port}'
@@ -63,6 +67,12 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         "The address, with its token"
         return f'http://127.0.0.1:{self.server_port}/{self.token}/'
+
+    @property
+    def url_once(self) -> str:
+        """An address that leads to `url` once: a browser is started with it as an argument, which
+        other users of the machine can list"""
+        return f'http://127.0.0.1:{self.server_port}/{self.once}'
 
     def handle_error(self, request, client_address):
         "A browser that closes a connection is not worth a traceback"
@@ -99,7 +109,9 @@ class Handler(BaseHTTPRequestHandler):
         # A site that makes its name point to 127.0.0.1 (DNS rebinding) sends that name as Host
         if self.headers.get('host') not in server.hosts:
             self._refuse(403, 'The Host is not this server')
-        elif not secrets.compare_digest(token.encode(errors='replace'), server.token.encode()):
+        elif not name and _same(token, server.once) and server.unopened.acquire(blocking=False):
+            self._send(b'', 'text/plain', 302, location=f'/{server.token}/')
+        elif not _same(token, server.token):
             self._refuse(403, 'The token in the address is missing or wrong: open the address that '
                               'fastai_clean_review printed')
         else: return name
@@ -111,8 +123,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             # Looked up among the folder's files: no path is built from what was asked for
             file = next((o for o in WEB.iterdir() if o.name == (name or 'review.html')), None)
-            if file is None or file.suffix not in TYPES: self._refuse(404, 'There is no such page')
-            else: self._send(file.read_bytes(), TYPES[file.suffix])
+            if file is None or file.suffix not in TYPES:
+                return self._refuse(404, 'There is no such page')
+            body = file.read_bytes()
+            if self.server.model is None: body = body.replace(PREDICT_LINK, b'')
+            self._send(body, TYPES[file.suffix])
 
     def _post(self, name):
         if (msg := self._message()) is None: return
@@ -148,12 +163,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_json(self, o): self._send(json.dumps(o, allow_nan=False).encode(), 'application/json')
 
-    def _send(self, body, kind, status=200, download=None):
+    def _send(self, body, kind, status=200, download=None, location=None):
         self.send_response(status)
         self.send_header('Content-Type', f'{kind}; charset=utf-8')
         self.send_header('Content-Length', str(len(body)))
         if download is not None:
             self.send_header('Content-Disposition', f'attachment; filename="{download}"')
+        if location is not None: self.send_header('Location', location)
         if self.close_connection: self.send_header('Connection', 'close')
         self.end_headers()
         self.wfile.write(body)
@@ -165,6 +181,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         "Log nothing: the address holds the token"
+
+
+def _same(token, ours): return secrets.compare_digest(token.encode(errors='replace'), ours.encode())
 
 
 def main(
@@ -184,7 +203,7 @@ def main(
         print('The address holds a key: keep it to yourself. Stop with Ctrl-C.', flush=True)
         # In a thread of its own, since some browsers return only when they are closed
         if not options.no_browser:
-            Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+            Thread(target=webbrowser.open, args=(server.url_once,), daemon=True).start()
         server.serve_forever()
     except KeyboardInterrupt: pass
     finally: server.server_close()

@@ -43,7 +43,7 @@ class Dynamics:
     that name the items; `vocab` c class names; `config` how it was made. `samples` (n,) is True for
     the threshold samples, which were trained as an extra class: their rows of `probs` and `margins`
     are about that class, and nothing is known of their own label. Raises ValueError if the lengths
-    do not fit."""
+    do not fit or an id is there twice, TypeError for pandas' Series and DataFrames."""
 
     def __init__(self,
         probs: np.ndarray,  # Probabilities of the given label (epochs, n)
@@ -55,6 +55,14 @@ class Dynamics:
         vocab: Sequence | None = None,  # Class names (c,); None: the class indices
         config: dict | None = None,  # How it was made: anything that JSON holds
     ):
+        given = dict(probs=probs, margins=margins, pred_probs=pred_probs, targets=targets,
+                     samples=samples, ids=ids)
+        for name, values in given.items():
+            # Epochs and items have no labels in common by which all of them could be lined up
+            if isinstance(values, (pd.Series, pd.DataFrame)):
+                raise TypeError(f"{name} is a {type(values).__name__}, whose index would be "
+                                "ignored: pass all as arrays, in one order of the items")
+
         self.probs = np.asarray(probs)
         self.margins = np.asarray(margins)
         self.pred_probs = np.asarray(pred_probs)
@@ -77,6 +85,8 @@ class Dynamics:
             if found != want:
                 raise ValueError(f"{name} has shape {found}, but pred_probs has shape {(n, c)}: "
                                  f"it must be {want}")
+        if twice := n - len({*self.ids}):
+            raise ValueError(f"ids has {twice} ids twice: give each item its own")
 
     def __len__(self): return len(self.pred_probs)
 
@@ -165,7 +175,7 @@ class Dynamics:
 
     def table(self,
         score: Score = 'aum',  # What ranks the items, see `score`
-        filter_by: str = 'prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
+        filter_by: str = 'auto',  # Which items are issues: one of `FILTERS`
         oof: Any = None,  # OutOfFold of the same items, for the score 'ensemble'
         **kwargs,  # Passed to `find_issues`
     ) -> pd.DataFrame:  # Columns id, given, predicted, confidence, label_quality, is_issue

@@ -60,7 +60,7 @@ def clean_fit(self: Learner,
     *,
     method: str = 'fit_one_cycle',  # Name of the method that fits: fit, fine_tune, fit_flat_cos
     n_folds: int = 5,  # Folds, if the Learner has no ConfidentLearningCallback of its own
-    filter_by: str = 'prune_by_noise_rate',  # Which items are issues: one of `FILTERS`
+    filter_by: str = 'auto',  # Which items are issues: one of `FILTERS`
     threshold: float = .5,  # soft: least confidence of an issue to be softened
     seed: int = 42,  # Seed of the folds
     act: Callable | None = None,  # From outputs to probabilities; None: the loss's activation
@@ -72,8 +72,9 @@ def clean_fit(self: Learner,
     'drop' leaves the issues out, 'relabel' gives them the predicted class, 'soft' their
     probabilities as soft targets (`SoftPseudoLabelCallback`), 'weight' weighs every item by its
     label quality (`ItemWeightsCallback`). This Learner is fitted as usual and has `oof` afterwards;
-    its data stays as it is. Costs about `n_folds` + 2 fits. The figures are measured on the
-    validation set's labels: if they are wrong too, see `CleanInterpretation.evaluate`.
+    its data stays as it is. Costs two fits, and what `ConfidentLearningCallback` adds. The figures
+    are measured on the validation set's labels: if they are wrong too, see
+    `CleanInterpretation.evaluate`.
 
     Raises ValueError for an unknown strategy or method, and if fewer than two items would be left;
     TypeError, before training, if the labels are not one class per item and for callbacks that
@@ -189,24 +190,27 @@ def _relabel(learn, oof, predicted, flagged):
 
 
 @patch
-@takes_options
+@takes_options(mode='folds')
 def oof_preds(self: Learner,
     fit: Callable | None = None,  # Trains the Learner it is given: `lambda l: l.fine_tune(3)`
     *args,
     **kwargs,
 ) -> OutOfFold:
     """Out-of-fold probabilities of the training set: `fit` trains `n_folds` copies of this Learner,
-    not the Learner itself. With `mode='features'` nothing is trained, and `fit` is not needed.
+    not the Learner itself.
 
     Cross-validation as confident learning needs it (Northcutt et al., JAIR 2021). Also sets
-    `learn.oof`. The options are those of `ConfidentLearningCallback`; `cache_dir` recognises `fit`
+    `learn.oof`. The options are those of `ConfidentLearningCallback`, but `mode` is 'folds': who
+    passes a function that trains is asking for what it trains. With `mode='features'` nothing is
+    trained, and `fit` is not needed; with `mode='auto'` it trains the first fold, and the others
+    only if heads on features agree less with the labels of that fold. `cache_dir` recognises `fit`
     by its name, defaults and closure, and by the names and constants in it: change `cache_key` if
     anything else about it changes.
 
     Raises TypeError or ValueError, before training, for invalid options, for data and
     optimizers that cannot be split into folds, and for a `cache_dir` of another run; warns if the
     Learner is trained already."""
-    options = fold_options(*args, **kwargs)
+    options = fold_options(*args, **{'mode': 'folds', **kwargs})
     if fit is None and options.mode != 'features':
         raise TypeError("fit is None: pass the function that trains, such as lambda l: "
                         "l.fine_tune(3), or mode='features'")

@@ -95,7 +95,8 @@ class SoftLoss:
     class indices divides by the sum of their weights: use class weights that are 1 on average.
     Everything else is that of `base`: `reduction`, `y_int`, `activation`, `decodes`.
 
-    Raises TypeError for a `base` that cannot give one loss per item."""
+    Raises TypeError for a `base` that cannot give one loss per item, and ValueError for soft
+    targets that are negative or NaN, on the CPU only."""
 
     def __init__(self,
         base: Callable,  # Loss of class indices with a `reduction`: fastai's, torch's, or one below
@@ -123,6 +124,9 @@ class SoftLoss:
         if pred.shape != target.shape:
             raise ValueError(f"soft targets have shape {tuple(target.shape)}, but the outputs of "
                              f"the model have {tuple(pred.shape)}: pass one probability per output")
+        # Elsewhere the question would wait for the device in every batch
+        if target.device.type == 'cpu' and not (target >= 0).all():
+            raise ValueError("soft targets are negative or NaN: pass probabilities, or 0 or more")
         plain = _cross_entropy(self.base)
         # fastai's tensor classes may refuse to be combined with one another
         pred = pred.as_subclass(Tensor)

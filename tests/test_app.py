@@ -104,7 +104,7 @@ def test_what_to_csv_wrote_reads_back_as_its_issues(tmp_path):
     labels, _ = plant(load_digits().target[:200], .2)
     learn = tiny_learn(digit_dls(range(200), range(10), labels=labels))
     learn.fit(5, 1e-2)
-    with pytest.warns(UserWarning): interp = CleanInterpretation.from_learner(learn, dl=learn.dls.train)
+    with pytest.warns(UserWarning): interp = CleanInterpretation.from_learner(learn, dl=learn.dls.train, filter_by='prune_by_noise_rate')
     flagged = interp.issues[interp.issues.is_issue]
     df = ReviewSession(read_issues(interp.to_csv(tmp_path/'noisy.csv')), tmp_path/'j.jsonl').issues
     for name in ('id', 'given', 'predicted'): assert df[name].tolist() == flagged[name].map(str).tolist()
@@ -158,19 +158,30 @@ def test_port_that_is_taken_is_said(tmp_path, monkeypatch, client):
 
 
 @pytest.mark.parametrize('more, opens', [([], True), (['--no-browser'], False)])
-def test_browser_is_opened_at_the_address_that_is_printed(tmp_path, monkeypatch, capsys, more, opens):
+def test_browser_is_opened_at_an_address_that_is_not_the_one_that_is_printed(tmp_path, monkeypatch, capsys, more, opens):
     table().to_csv(tmp_path/'issues.csv', index=False)
-    urls, opened_one = [], threading.Event()
+    urls, servers, opened_one = [], [], threading.Event()
     monkeypatch.setattr('webbrowser.open', lambda url: (urls.append(url), opened_one.set()))
     monkeypatch.setattr(signal, 'signal', lambda *_: None)
 
     def serve(self):
+        servers.append(self)
         if opens: assert opened_one.wait(20)
         raise KeyboardInterrupt
     monkeypatch.setattr(Server, 'serve_forever', serve)
     assert main([tmp_path/'issues.csv', *more]) == 0
     address = re.search(r'http://127\.0\.0\.1:\d+/[\w-]{22}/', capsys.readouterr().out).group()
-    assert urls == [address]*opens
+    # The browser's arguments can be listed by other users: they do not hold the token
+    server, = servers
+    assert address == server.url and urls == [server.url_once]*opens and server.token not in server.url_once
+
+
+def test_address_that_a_browser_is_started_with_leads_to_the_page_once(client):
+    name = urlsplit(client.server.url_once).path
+    assert client.ask(root=name, host='evil.example')[0] == 403
+    status, headers, _ = client.ask(root=name)
+    assert status == 302 and headers['Location'] == client.root and client.ask(root=headers['Location'])[0] == 200
+    assert client.ask(root=name)[0] == 403
 
 
 @pytest.mark.parametrize('name, status', [('SIGTERM', 0), ('SIGINT', 0), ('SIGKILL', -9)])
@@ -410,6 +421,13 @@ def test_pickle_is_loaded_only_once_a_text_is_sent_and_its_failure_is_shown(tmp_
 
 def test_without_a_model_nothing_is_predicted(client):
     assert client.post(None, 'predict', text='a') == {'model': None}
+    assert b'predict.html' not in client.ask()[2]
+
+
+def test_page_leads_to_the_prediction_if_there_is_a_model(tmp_path):
+    client = Client(tmp_path, model='model.pkl')
+    try: assert b'predict.html' in client.ask()[2]
+    finally: client.close()
 
 
 def test_prediction_lists_every_class_the_likeliest_first():

@@ -78,7 +78,7 @@ def in_a_row(learn):
 
 def probabilities(cache_dir=None, fits=in_a_row, n_folds=FOLDS, make=learner, options=dict, **kw):
     learn = make(**kw)
-    learn.add_cb(ConfidentLearningCallback(n_folds, cache_dir=cache_dir, **options()))
+    learn.add_cb(ConfidentLearningCallback(n_folds, cache_dir=cache_dir, **options(), mode='folds'))
     fits(learn)
     return learn.oof.pred_probs
 
@@ -274,7 +274,7 @@ ALIKE = {  # What differs, and two Learners that differ in it by an argument alo
 def test_an_argument_of_a_part_is_seen_and_the_same_is_not_refused(name, tmp_path, work, digit_folder):
     def run(make):
         set_seed(0)
-        make(digit_folder).fit(1, 1e-2, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+        make(digit_folder).fit(1, 1e-2, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path, mode='folds'))
     one, other = ALIKE[name]
     run(one)
     run(one)
@@ -308,7 +308,7 @@ def test_what_training_changes_is_not_taken_for_another_run(make, fits, tmp_path
     for _ in range(2):
         set_seed(0)
         learn = make()
-        cb = ConfidentLearningCallback(2, cache_dir=tmp_path, act=partial(torch.softmax, dim=1))
+        cb = ConfidentLearningCallback(2, cache_dir=tmp_path, act=partial(torch.softmax, dim=1), mode='folds')
         learn.add_cb(cb)
         for _ in range(fits): learn.fit(1, 1e-2)
     assert work['fold'] == 2*fits
@@ -322,19 +322,19 @@ def test_fit_that_could_not_be_noted_is_noted_by_resume(tmp_path, monkeypatch):
         if saves.count('fit-0') == 1 and path.name == 'fit-0': raise OSError('disk full')
         return save(path, *args)
     monkeypatch.setattr(cache, 'save_arrays', once)
-    cb = ConfidentLearningCallback(2, cache_dir=tmp_path)
+    cb = ConfidentLearningCallback(2, cache_dir=tmp_path, mode='folds')
     with pytest.raises(OSError, match='disk full'): digits().fit(1, 1e-2, cbs=cb)
     cb.resume()
     with pytest.raises(ValueError, match='differs in fit 0 by'):
-        digits().fit(1, .5, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+        digits().fit(1, .5, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path, mode='folds'))
 
 
 def test_metrics_are_part_of_a_run(tmp_path):
-    digits().fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+    digits().fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path, mode='folds'))
     learn = digits()
     learn.metrics = L(accuracy)
     with pytest.raises(ValueError, match='differs by metrics'):
-        learn.fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path))
+        learn.fit(1, cbs=ConfidentLearningCallback(2, cache_dir=tmp_path, mode='folds'))
 
 
 @pytest.mark.parametrize('name', VERSIONS)
@@ -403,7 +403,7 @@ def test_changed_file_and_changed_frame_are_other_inputs(digit_folder, tmp_path)
     def inputs(dls):
         learn = quiet(Learner(dls, nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), CrossEntropyLossFlat()))
         learn.model(dls.one_batch()[0].cpu())
-        cb = ConfidentLearningCallback(2)
+        cb = ConfidentLearningCallback(2, mode='folds')
         learn.fit(1, cbs=cb)
         return run_fingerprint(cb.folds)['inputs']
     before, frame = inputs(ImageDataLoaders.from_folder(root, valid_pct=.2, **kw)), inputs(
@@ -486,7 +486,7 @@ def test_fold_of_another_folder_is_refused(other, tmp_path):
 
 def test_resume_goes_on_after_a_write_that_failed(tmp_path, monkeypatch, work):
     def full(*_, **__): raise OSError('disk full')
-    learn, cb = learner(), ConfidentLearningCallback(FOLDS, cache_dir=tmp_path)
+    learn, cb = learner(), ConfidentLearningCallback(FOLDS, cache_dir=tmp_path, mode='folds')
     monkeypatch.setattr(np, 'save', full)
     with pytest.raises(OSError, match='cache_dir .* cannot be written to .*disk full.*resume'):
         learn.fit(1, 1e-2, cbs=cb)

@@ -69,7 +69,7 @@ def test_images_of_every_source_give_probabilities(kind, num_workers, digit_fold
     root, df = digit_folder
     dls = IMAGES[kind](root, df, dict(bs=16, num_workers=num_workers, batch_tfms=aug_transforms(size=12)))
     learn = quiet(Learner(dls, image_net(dls.c), CrossEntropyLossFlat()))
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     interp = check(learn, len(dls.train_ds), 10)
     assert len(interp.plot_noisy(4)) <= 4
     if kind in ('folder', 'block'): assert all(len(o.split('/')) == 2 and (root/o).is_file() for o in learn.oof.ids)
@@ -81,7 +81,7 @@ def test_images_with_training_callbacks_give_probabilities(cb, digit_folder):
     root, df = digit_folder
     dls = ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, device='cpu')
     learn = quiet(Learner(dls, image_net(10), LabelSmoothingCrossEntropyFlat(), cbs=cb()))
-    learn.fit_one_cycle(1, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     check(learn, len(dls.train_ds), 10)
     assert isinstance(learn.loss_func, LabelSmoothingCrossEntropyFlat)
 
@@ -93,13 +93,13 @@ def test_hooks_of_callbacks_see_the_users_model_alone():
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=Counts())
     learn.fit(1)
     alone = len(seen)
-    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=[Counts(), ConfidentLearningCallback(2)])
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=[Counts(), ConfidentLearningCallback(2, mode='folds')])
     learn.fit(1)
     assert len(seen) == 2*alone
 
 
 def test_splits_left_behind_by_a_copy_are_asked_for():
-    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2, splits=np.arange(40) % 2))
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2, splits=np.arange(40) % 2, mode='folds'))
     twin = copy.deepcopy(learn)
     with pytest.raises(ValueError, match='splits was left behind'): twin.fit(1)
     learn.fit(1)
@@ -131,7 +131,7 @@ def small_lstm(dls, **kw):
 
 def test_text_gives_probabilities_and_pictures(tweets):
     learn = small_lstm(text_dls(tweets))
-    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     interp = check(learn, len(learn.dls.train_ds), 2)
     assert set(interp.issues.given) == {'good', 'bad'}
     shown = interp.shown(0)
@@ -154,7 +154,7 @@ def test_tabular_gives_probabilities_and_rows_in_the_users_values(dl_type, table
     to = TabularPandas(table, [Categorify, Normalize], ['cat'], ['num'], 'y', splits=splits)
     dls = to.dataloaders(bs=16, device='cpu', **({'dl_type': dl_type} if dl_type else {}))
     learn = quiet(tabular_learner(dls, layers=[16], metrics=accuracy, path=tmp_path))
-    learn.fit_one_cycle(3, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(3, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     interp = check(learn, 120, 2)
     assert learn.oof.ids == [f'row{i}' for i in range(120)]
     first = interp.issues.index[0]
@@ -195,7 +195,7 @@ OTHERS = {
 def test_other_data_loaders_give_probabilities(kind):
     dls = OTHERS[kind]()
     learn = tiny_learn(dls)
-    learn.fit_one_cycle(10, 2e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(10, 2e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     interp = check(learn, N, 10)
     assert (interp.decoded == interp.targs).float().mean() > .35
 
@@ -224,14 +224,14 @@ def test_weights_partial_count_and_sorting_survive_in_folds(tweets):
 def test_batches_larger_than_a_fold_still_train():
     learn = tiny_learn(digit_dls(range(40), range(40, 50), shuffle=True, bs=32, drop_last=True))
     untrained = [p.clone() for p in learn.model.parameters()]
-    cb = ConfidentLearningCallback(2)
+    cb = ConfidentLearningCallback(2, mode='folds')
     learn.fit(1, 1e-2, cbs=cb)
     assert not any(map(torch.equal, untrained, cb.folds.folds[0].learn.model.parameters()))
 
 
 def test_last_batch_of_one_item_does_not_break_batch_normalization():
     learn = tiny_learn(digit_dls(range(50), range(50, 60), bs=16))
-    learn.fit(1, cbs=ConfidentLearningCallback(3, splits=np.repeat([0, 1, 2], [17, 16, 17])))
+    learn.fit(1, cbs=ConfidentLearningCallback(3, splits=np.repeat([0, 1, 2], [17, 16, 17]), mode='folds'))
     check_folds = np.bincount(learn.oof.fold)
     assert (50 - check_folds).tolist() == [33, 34, 33] and learn.oof.done.all()
 
@@ -265,7 +265,7 @@ def identity_dls(kind, num_workers=0):
 def test_row_i_belongs_to_item_i(kind, num_workers):
     dls = identity_dls(kind, num_workers)
     learn = quiet(Learner(dls, Identity(), CrossEntropyLossFlat()))
-    learn.fit(1, cbs=ConfidentLearningCallback(4))
+    learn.fit(1, cbs=ConfidentLearningCallback(4, mode='folds'))
     items = np.array([int(i) for i in dls.train_ds.items])
     assert not np.array_equal(items, np.arange(64))
     assert np.array_equal(learn.oof.pred_probs.argmax(1), items)
@@ -285,7 +285,7 @@ def test_out_of_fold_ranking_is_far_above_in_sample_ranking_of_a_model_that_memo
                       DataLoader(Plain(range(n, 450), labels), bs=50))
     learn = tiny_learn(dls, nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU()),
                                           nn.Sequential(nn.Linear(256, 10))))
-    learn.fit(40, 1e-2, cbs=ConfidentLearningCallback(5))
+    learn.fit(40, 1e-2, cbs=ConfidentLearningCallback(5, mode='folds'))
     out = CleanInterpretation.from_learner(learn)
     learn.oof = None
     with pytest.warns(UserWarning, match='in-sample'): within = CleanInterpretation.from_learner(learn, ds_idx=0)
@@ -301,7 +301,7 @@ def test_out_of_fold_ranking_is_far_above_in_sample_ranking_of_a_model_that_memo
 def refused(learn, match, error=TypeError, **kw):
     weights = [p.clone() for p in learn.model.parameters()]
     loss = learn.loss_func
-    with pytest.raises(error, match=match): learn.fit(1, cbs=ConfidentLearningCallback(**kw))
+    with pytest.raises(error, match=match): learn.fit(1, cbs=ConfidentLearningCallback(**kw, mode='folds'))
     assert all(map(torch.equal, weights, learn.model.parameters())) and learn.loss_func is loss and learn.oof is None
     with pytest.raises(error, match=match): learn.oof_preds(lambda o: o.fit(1), **kw)
 
@@ -381,7 +381,7 @@ def test_model_with_other_outputs_than_classes_is_refused():
                          ids=['module', 'function', 'partial'])
 def test_torch_losses_give_probabilities_and_not_logits(loss):
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), loss_func=loss)
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     check(learn, 40, 10)
 
 
@@ -392,7 +392,7 @@ def test_items_that_are_skipped_while_loading_are_named():
     ds = Datasets(range(50), [[pixels], [lambda i: int(DIGITS.target[i]), Categorize(range(10))]],
                   splits=[range(40), range(40, 50)])
     with pytest.raises(ValueError, match='19 of 20 items'):
-        tiny_learn(ds.dataloaders(bs=8, num_workers=0)).fit(1, cbs=ConfidentLearningCallback(2))
+        tiny_learn(ds.dataloaders(bs=8, num_workers=0)).fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 def test_negative_seed_is_refused():
@@ -410,15 +410,15 @@ def test_splitter_of_another_model_is_refused():
     learn = tiny_learn(digit_dls(range(40), range(40, 50)))
     mine = learn.model
     learn.splitter = lambda _: [list(mine.parameters())]
-    with pytest.raises(ValueError, match='splitter'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+    with pytest.raises(ValueError, match='splitter'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 def test_callback_that_cannot_be_copied_is_refused_and_left_out_on_demand(tmp_path):
     class Holds(Callback):
         def __init__(self): self.file = open(tmp_path/'log', 'w')
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=Holds())
-    with pytest.raises(TypeError, match='Holds cannot be copied'): learn.fit(1, cbs=ConfidentLearningCallback(2))
-    learn.fit(1, cbs=ConfidentLearningCallback(2, leave_out=Holds))
+    with pytest.raises(TypeError, match='Holds cannot be copied'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, leave_out=Holds, mode='folds'))
     assert learn.oof.done.all()
 
 
@@ -437,7 +437,7 @@ class InSecondFold(Callback):
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('broken')], ids=['ctrl-c', 'error'])
 def test_interrupted_fold_leaves_the_learner_usable_and_keeps_finished_folds(error):
     InSecondFold.error, InSecondFold.fits = error, []
-    cb = ConfidentLearningCallback(3)
+    cb = ConfidentLearningCallback(3, mode='folds')
     dls = digit_dls(range(60), range(60, 80))
     learn = tiny_learn(dls, metrics=accuracy, cbs=[cb, InSecondFold()])
     with pytest.raises(type(error)): learn.fit(2, 1e-2)
@@ -449,7 +449,7 @@ def test_interrupted_fold_leaves_the_learner_usable_and_keeps_finished_folds(err
     resumed = cb.resume()
     assert resumed.done.all() and np.array_equal(resumed.pred_probs[resumed.fold == 0], kept)
 
-    whole = tiny_learn(dls, cbs=ConfidentLearningCallback(3))
+    whole = tiny_learn(dls, cbs=ConfidentLearningCallback(3, mode='folds'))
     whole.fit(2, 1e-2)
     assert np.array_equal(resumed.pred_probs, whole.oof.pred_probs)
 
@@ -460,7 +460,7 @@ def test_interrupted_main_fit_is_no_fit_and_the_next_one_warns():
         def after_batch(self):
             if self.armed and self.learn.training: raise KeyboardInterrupt
     stop = Stop()
-    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=[ConfidentLearningCallback(2), stop])
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=[ConfidentLearningCallback(2, mode='folds'), stop])
     with pytest.raises(KeyboardInterrupt): learn.fit(1)
     assert learn.oof is None
     Stop.armed = False
@@ -476,8 +476,8 @@ def test_trained_learner_warns_and_a_new_one_does_not():
         warnings.simplefilter('error', UserWarning)
         learn.validate()
         learn.lr_find(num_it=6, show_plot=False)
-        learn.fit(1, cbs=ConfidentLearningCallback(2))
-    with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+        learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
+    with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 @pytest.mark.parametrize('train', [lambda o: o.fit(1), lambda o: o.fit_one_cycle(1), lambda o: (o.fit_one_cycle(1),
@@ -488,11 +488,11 @@ def test_trained_learner_warns_after_a_look_at_its_predictions_too(train, look):
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), metrics=accuracy)
     train(learn)
     look(learn)
-    with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+    with pytest.warns(UserWarning, match='trained before'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 def test_validation_prediction_and_lr_find_are_no_fits():
-    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2))
+    learn = tiny_learn(digit_dls(range(40), range(40, 50)), cbs=ConfidentLearningCallback(2, mode='folds'))
     learn.validate()
     learn.get_preds()
     learn.lr_find(num_it=6, show_plot=False)
@@ -507,7 +507,7 @@ def test_export_stays_small_and_loads(tmp_path):
         learn.export(name)
         return (tmp_path/name).stat().st_size, learn
     plain, _ = exported('plain.pkl', [])
-    size, learn = exported('cl.pkl', [ConfidentLearningCallback(2, splits=np.arange(n) % 2)])
+    size, learn = exported('cl.pkl', [ConfidentLearningCallback(2, splits=np.arange(n) % 2, mode='folds')])
     assert learn.oof.done.all() and size < plain + 2000
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -519,7 +519,7 @@ def test_folds_show_a_progress_bar_unless_the_learner_shows_none(capsys):
     def printed(bar):
         learn = Learner(digit_dls(range(40), range(40, 50)), tiny_model(), CrossEntropyLossFlat())
         with nullcontext() if bar else learn.no_bar(), learn.no_logging():
-            learn.fit(1, cbs=ConfidentLearningCallback(2))
+            learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
         return capsys.readouterr().out
     shown = printed(True)
     assert 'fold 1 of 2' in shown and 'fold 2 of 2' in shown and printed(False) == ''
@@ -533,7 +533,7 @@ def test_fit_that_trains_another_learner_is_refused():
 def test_progressive_resizing_is_followed_and_other_labels_are_refused(digit_folder):
     root, df = digit_folder
     learn = quiet(Learner(ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, seed=1), image_net(10),
-                          CrossEntropyLossFlat(), cbs=ConfidentLearningCallback(2)))
+                          CrossEntropyLossFlat(), cbs=ConfidentLearningCallback(2, mode='folds')))
     learn.fit(1)
     learn.dls = ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, seed=1, batch_tfms=aug_transforms(size=8))
     learn.fit(1)
@@ -559,7 +559,7 @@ def test_models_that_keep_activations_are_copied():
     learn = tiny_learn(digit_dls(range(40), range(40, 50)), nn.Sequential(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 24), Keeps()), nn.Sequential(nn.Linear(24, 10))))
     learn.lr_find(num_it=4, show_plot=False)
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert learn.oof.done.all()
 
 
@@ -580,14 +580,14 @@ def test_metric_that_fails_costs_its_value_and_not_the_probabilities(fails):
     if fails == 'copy': metric.lock = threading.Lock()
     learn = tiny_learn(digit_dls(range(40), range(40, 56)), metrics=[accuracy, metric])
     with pytest.warns(UserWarning, match='has no value for the held-out items'):
-        learn.fit(1, cbs=ConfidentLearningCallback(2))
+        learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert learn.oof.done.all() and len(learn.recorder.values[-1]) == 4
     assert all('accuracy' in o and 'one' not in o for o in learn.oof.config['fold_metrics'])
 
 
 def test_interruption_of_a_later_fit_leaves_no_stale_result():
     InSecondFold.error, InSecondFold.fits = None, []
-    cb = ConfidentLearningCallback(3)
+    cb = ConfidentLearningCallback(3, mode='folds')
     learn = tiny_learn(digit_dls(range(60), range(60, 80)), cbs=[cb, InSecondFold()])
     learn.fit(1)
     InSecondFold.error, InSecondFold.fits = KeyboardInterrupt(), []

@@ -235,9 +235,9 @@ def test_peer_that_learned_beside_another_learner_is_refused():
 
 
 def test_folds_of_confident_learning_train_plainly():
-    learn = learner(CoTeachingCallback(tiny_model(2)), cbs=[ConfidentLearningCallback(2)])
+    learn = learner(CoTeachingCallback(tiny_model(2)), cbs=[ConfidentLearningCallback(2, mode='folds')])
     learn.fit(2)
-    plain = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=ConfidentLearningCallback(2))
+    plain = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=ConfidentLearningCallback(2, mode='folds'))
     plain.fit(2)
     assert np.array_equal(learn.oof.pred_probs, plain.oof.pred_probs)
 

@@ -52,6 +52,19 @@ def test_archive_that_writes_outside_its_folder_is_refused_and_not_kept(members,
     assert not [*(home/'data').iterdir()] and not [*(home/'archive').iterdir()]
 
 
+@pytest.mark.parametrize('kind, target', [(tarfile.LNKTYPE, '../../secret'), (tarfile.LNKTYPE, '/etc/passwd'),
+                                          (tarfile.CHRTYPE, ''), (tarfile.BLKTYPE, ''), (tarfile.FIFOTYPE, ''),
+                                          (tarfile.SYMTYPE, '/etc/passwd'), (tarfile.SYMTYPE, '../../secret')])
+def test_member_that_is_a_device_or_a_link_to_the_outside_is_refused(kind, target, home):
+    (home/'archive').mkdir(parents=True)
+    with tarfile.open(home/'archive/made.tgz', 'w:gz') as tar:
+        info = tarfile.TarInfo('made/a')
+        info.type, info.linkname = kind, target
+        tar.addfile(info)
+    with pytest.raises(ValueError, match='gave an archive that cannot be unpacked'): fetch(URL)
+    assert not [*(home/'data').iterdir()]
+
+
 def test_member_with_an_absolute_path_stays_in_the_folder(home, tmp_path):
     write_archive(home, {'made/a': b'', f'{tmp_path}/evil': b'x'})
     assert (fetch(URL)/tmp_path.relative_to('/')/'evil').exists() and not (tmp_path/'evil').exists()

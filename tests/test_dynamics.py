@@ -35,6 +35,18 @@ def random_dynamics(n=30, epochs=7, c=4, seed=0, **kwargs):
     return Dynamics(probs, margins, rng.dirichlet(np.ones(c), n), rng.integers(0, c, n), **kwargs)
 
 
+@pytest.mark.parametrize('name', ['targets', 'pred_probs', 'ids', 'margins'])
+def test_pandas_without_a_common_index_is_refused(name):
+    dyn = random_dynamics()
+    args = dict(probs=dyn.probs, margins=dyn.margins, pred_probs=dyn.pred_probs, targets=dyn.targets, ids=dyn.ids)
+    args[name] = pd.DataFrame(args[name]) if np.ndim(args[name]) > 1 else pd.Series(args[name])
+    with pytest.raises(TypeError, match=f'^{name} is a (Series|DataFrame), whose index would be ignored'): Dynamics(**args)
+
+
+def test_id_that_is_there_twice_is_refused():
+    with pytest.raises(ValueError, match='ids has 1 ids twice'): random_dynamics(ids=[*range(29), 7])
+
+
 def test_margins_follow_their_formula():
     rng = np.random.default_rng(0)
     outputs, labels = rng.normal(size=(50, 5)), rng.integers(0, 5, 50)
@@ -412,7 +424,7 @@ def test_untrained_model_does_not_find_them():
 
 @pytest.mark.slow
 def test_ensemble_with_out_of_fold_is_no_worse_than_out_of_fold():
-    learn, wrong = planted(12, [TrainingDynamicsCallback(), ConfidentLearningCallback(3)])
+    learn, wrong = planted(12, [TrainingDynamicsCallback(), ConfidentLearningCallback(3, mode='folds')])
     dyn, oof = learn.dynamics, learn.oof
     assert dyn.ids == oof.ids and np.array_equal(dyn.targets, oof.targets)
     own = oof.pred_probs[np.arange(len(oof)), oof.targets]

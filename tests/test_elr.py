@@ -175,11 +175,11 @@ def test_outputs_that_are_not_finite_leave_the_targets_as_they_were():
 
 
 def test_folds_of_confident_learning_are_regularized_on_their_own_items():
-    learn = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=[ELR(lam=0), ConfidentLearningCallback(2)])
+    learn = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=[ELR(lam=0), ConfidentLearningCallback(2, mode='folds')])
     learn.fit(2)
     plain, targets = learn.oof.pred_probs, learn.early_learning_regularization.targets
     assert targets.shape == (64, 10)
-    learn = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=[ELR(), ConfidentLearningCallback(2)])
+    learn = tiny_learn(digit_dls(range(64), range(64, 80)), cbs=[ELR(), ConfidentLearningCallback(2, mode='folds')])
     learn.fit(2)
     assert learn.oof.done.all() and np.abs(learn.oof.pred_probs - plain).max() > 1e-4
 

@@ -35,12 +35,22 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification
 
+from fastai_clean._strength import strength_of
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback
 from fastai_clean.data import fold_numbers
 from fastai_clean.oof import FitRecord, FoldLearners, FoldOptions
 from fastai_clean.oof.auto import AutoFolds
 from fastai_clean.oof.features import FeatureHeads, feature_layer
-from fastai_clean.oof.heads import _fit, _start, held_out_heads, predict_head, standardise
+from fastai_clean.oof.heads import (
+    Parts,
+    _fit,
+    _start,
+    _trusted,
+    held_out_heads,
+    held_out_preds,
+    predict_head,
+    standardise,
+)
 from fastai_clean.text import SequenceLogits
 
 TRAIN, VALID = np.arange(400), np.arange(400, 500)
@@ -111,11 +121,11 @@ def test_features_are_the_inputs_of_the_head_and_the_heads_scikit_learns(body):
     assert np.allclose(engine.features, expected, atol=1e-5) and engine.layer == '1.1'
     x, y, penalty = torch.from_numpy(standardise(expected)), torch.from_numpy(LABELS[TRAIN]), .03
     assert np.allclose(x.mean(0), 0, atol=1e-5)
-    w = _fit(x, y, penalty, 'classification', _start(y, x.shape[1], 'classification', 10), 1e-9)
+    w = _fit(Parts(x, y, np.arange(400), 10), penalty, 'classification', _start(y, x.shape[1], 'classification', 10), 1e-9)
     other = LogisticRegression(C=1/(penalty*len(x)), tol=1e-8, max_iter=1000).fit(x, y)
     assert np.allclose((x @ w[:-1] + w[-1]).softmax(1), other.predict_proba(x), atol=2e-3)
-    z = torch.randn(400, 2) + x[:, :2]
-    w = _fit(x, z, penalty, 'regression', torch.zeros(x.shape[1] + 1, 2), 1e-9)
+    z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + x[:, :2]
+    w = _fit(Parts(x, z, np.arange(400), 2), penalty, 'regression', torch.zeros(x.shape[1] + 1, 2), 1e-9)
     assert np.allclose(x @ w[:-1] + w[-1], Ridge(penalty*len(x)).fit(x, z).predict(x), atol=2e-3)
 
 
@@ -274,6 +284,126 @@ def test_features_are_taken_before_the_head(model, splitter, name):
     assert feature_layer(model, splitter)[0] == name
 
 
+# rounds
+
+def rounds(x, y, n_rounds, n_folds=5, fold=None):
+    fold = fold_numbers(y, n_folds, seed=0) if fold is None else fold
+    x = torch.from_numpy(standardise(x))
+    return held_out_preds(x, torch.from_numpy(y), [fold], 'classification', 10, 0, n_rounds)
+
+
+def pairs(share=.3, n=600):
+    "Digits, of which a share has the label of the next digit"
+    true = DIGITS.target[:n].astype(int)
+    wrong = np.random.default_rng(0).random(n) < share
+    return DIGITS.data[:n].astype('float32'), (true + wrong) % 10, wrong
+
+
+def test_rounds_rank_wrong_labels_that_are_alike_higher_and_leave_more_and_more_of_them_out():
+    x, y, wrong = pairs()
+    found = [rounds(x, y, n) for n in (1, 3)]
+    one, three = (average_precision_score(wrong, -o.preds[range(len(y)), y]) for o in found)
+    assert three > one + .03 and len(found[1].heads) == 15
+    none, few, more = found[1].left_out
+    assert none == 0 < few < more < .5 and np.allclose(found[1].preds.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize('n_folds', [2, 3, 5])
+def test_no_round_knows_the_labels_that_it_predicts(n_folds):
+    x, y, _ = pairs()
+    fold = fold_numbers(y, n_folds, seed=0)
+    changed = y.copy()
+    changed[fold == 1] = np.roll(y[fold == 1], 1)
+    one, two = rounds(x, y, 3, fold=fold).preds, rounds(x, changed, 3, fold=fold).preds
+    assert np.array_equal(one[fold == 1], two[fold == 1]) and not np.array_equal(one, two)
+
+
+def test_rounds_agree_with_labels_drawn_at_random_no_more_than_by_chance():
+    x, y, _ = pairs(0)
+    found = []
+    for seed in range(4):
+        drawn = np.random.default_rng(seed).permutation(y)
+        found.append(strength_of(drawn, rounds(x, drawn, 3).preds.argmax(1)).kappa)
+    assert abs(np.mean(found)) < .025, found
+
+
+def test_rounds_keep_every_class_and_work_for_a_few_items():
+    x, y, _ = pairs()
+    probs = np.eye(10)[(y + 1) % 10]
+    kept = y[_trusted(probs, y, 1.)]
+    assert np.array_equal(np.bincount(kept, minlength=10), np.ceil(np.bincount(y)/4))
+    for n, n_folds in ((3, 2), (5, 2), (6, 3), (4, 4)):
+        found = rounds(x[:n], np.arange(n) % 2, 3, n_folds)
+        assert np.isfinite(found.preds).all() and len(found.heads) == 3*n_folds
+
+
+def test_option_sets_the_rounds(body):
+    one, three = (heads_of(pretrained(body), n_rounds=n).learn.oof for n in (1, 3))
+    assert one.config['n_rounds'] == 1 and len(three.config['left_out']) == 3
+    assert auprc(three, WRONG[TRAIN]) > auprc(one, WRONG[TRAIN]) - .02 and not np.array_equal(one.pred_probs, three.pred_probs)
+
+
+# in bounded memory
+
+def test_many_parts_train_as_one(monkeypatch):
+    x, y, _ = pairs()
+    once = rounds(x, y, 3).preds
+    monkeypatch.setattr('fastai_clean.oof.heads.PART', 20_000)
+    assert len(Parts(torch.from_numpy(x), torch.from_numpy(y), np.arange(600), 10).rows) == 4
+    assert np.abs(rounds(x, y, 3).preds - once).max() < .02
+
+
+def test_features_are_in_a_file_that_is_gone_with_them(body, tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    features = heads_of(pretrained(body)).features
+    assert isinstance(features.base, np.memmap) and not list(tmp_path.iterdir())
+
+
+# the size of pictures
+
+def fixed_or_not(fixed, **attrs):
+    torch.manual_seed(0)
+    pool = nn.Flatten() if fixed else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    body = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), pool)
+    for k, v in attrs.items(): setattr(body, k, v)
+    return nn.Sequential(body, nn.Sequential(nn.Linear(72 if fixed else 8, 10)))
+
+
+def sized(model, **kwargs):
+    learn = quiet(Learner(digit_dls(range(60), range(60, 80)), model, loss_func=CrossEntropyLossFlat(), splitter=two_groups))
+    return heads_of(learn, 2, **kwargs).learn.oof
+
+
+def test_pictures_have_the_size_of_the_body_or_of_the_user_and_it_is_said(tmp_path):
+    own = {'default_cfg': {'input_size': (3, 16, 16)}}
+    for kwargs, pixels, seen in (({}, 16, 16), ({'feature_size': 12}, 12, 12), ({'feature_size': 0}, None, 8)):
+        for _ in range(2):
+            config = sized(fixed_or_not(False, **own), cache_dir=tmp_path, **kwargs).config
+            assert config['feature_size'] == pixels and config['image_size'] == [8, 8] and config['seen_size'] == [seen]*2
+    assert len(list(tmp_path.iterdir())) == 3
+    plain = sized(fixed_or_not(False))
+    assert plain.config['feature_size'] is None and 'names no size' in plain.config['feature_size_from']
+    assert np.array_equal(plain.pred_probs, sized(fixed_or_not(False, **own), feature_size=0).pred_probs)
+
+
+def test_layers_that_fit_one_size_only_see_pictures_as_they_are(tmp_path):
+    own = {'default_cfg': {'input_size': (3, 16, 16)}}
+    one = sized(fixed_or_not(True, **own), cache_dir=tmp_path)
+    assert one.config['feature_size'] is None and 'at 16 pixels' in one.config['feature_size_from']
+    assert 'the model fails: RuntimeError' in one.config['feature_size_from']
+    assert np.array_equal(one.pred_probs, sized(fixed_or_not(True), cache_dir=tmp_path).pred_probs)
+    with pytest.raises(RuntimeError): sized(fixed_or_not(True), feature_size=16)
+
+
+def test_size_of_pictures_is_refused_for_other_inputs_and_checked():
+    data = [(torch.rand(64), i % 3) for i in range(40)]
+    with pytest.raises(ValueError, match='feature_size is 64, but the inputs are not pictures'):
+        heads_of(plain(data, 3, CrossEntropyLossFlat()), 2, feature_size=64)
+    assert 'feature_size' not in heads_of(plain(data, 3, CrossEntropyLossFlat()), 2).learn.oof.config
+    with pytest.raises(ValueError, match='feature_size is -1: pass a whole number, 0 or more'): FoldOptions(feature_size=-1)
+    with pytest.raises(ValueError, match='n_rounds is 0'): FoldOptions(n_rounds=0)
+
+
 # what is left as it was
 
 def test_training_is_bit_identical_with_and_without(body):
@@ -319,7 +449,7 @@ def test_interrupted_heads_are_finished_later(body, monkeypatch):
     engine = FeatureHeads(FoldLearners(record, FoldOptions()))
     engine.prepare(record)
     def stop(*_): raise KeyboardInterrupt
-    monkeypatch.setattr('fastai_clean.oof.features.predict_head', stop)
+    monkeypatch.setattr('fastai_clean.oof.heads.predict_head', stop)
     with pytest.raises(KeyboardInterrupt): engine.follow(record)
     assert learn.oof is None and not learn.model[1][1]._forward_pre_hooks
     monkeypatch.undo()
@@ -390,7 +520,7 @@ def test_broken_cache_is_computed_anew(broken, body, tmp_path):
 
 def auto(learn, n_folds=2):
     record = FitRecord(learn, None)
-    return record, AutoFolds(FeatureHeads(FoldLearners(record, FoldOptions(n_folds))))
+    return record, AutoFolds(FoldLearners(record, FoldOptions(n_folds)))
 
 
 def followed(learn, engine, epochs, lr):
@@ -398,7 +528,7 @@ def followed(learn, engine, epochs, lr):
     for n in epochs:
         learn.create_opt()
         record = FitRecord(learn, learn.opt)
-        engine = engine or AutoFolds(FeatureHeads(FoldLearners(record, FoldOptions(2))))
+        engine = engine or AutoFolds(FoldLearners(record, FoldOptions(2)))
         record.n_epoch = n
         engine.prepare(record)
         learn.fit(n, lr)

@@ -23,7 +23,7 @@ from torch import nn
 from fastai_clean._text import as_written
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold, find_issues
 from fastai_clean.data.show import readable
-from fastai_clean.issues import FILTERS
+from fastai_clean.issues import noise_rate
 from fastai_clean.plots import Unreadable
 
 N = 200
@@ -34,11 +34,11 @@ def test_public_names_are_documented_and_come_from_no_mixin():
     names = {o for o in vars(CleanInterpretation) if not o.startswith('_')}
     assert names == {
         'preds', 'targs', 'decoded', 'from_learner', 'compare', 'find_issues', 'noisy_idxs', 'joint',
-        'noise_rate', 'agreement', 'health_score', 'health', 'top_pairs', 'weakness', 'advise_filter',
+        'noise_rate', 'agreement', 'health_score', 'health', 'top_pairs', 'weakness',
         'rows',
         'class_issues', 'confusion_matrix', 'print_classification_report', 'evaluate', 'audit',
         'shown', 'plot_noisy', 'plot_confident_joint', 'plot_noise_matrix', 'plot_confusion_matrix',
-        'plot_quality', 'plot_class_health', 'to_frame', 'to_csv', 'to_parquet', 'to_review',
+        'plot_quality', 'plot_class_health', 'plot_estimate', 'estimate', 'annotators', 'to_frame', 'to_csv', 'to_parquet', 'to_review',
         'report', 'review'}
     assert all(getattr(CleanInterpretation, o).__doc__ for o in names)
 
@@ -49,7 +49,7 @@ def trained():
     torch.manual_seed(0)
     labels, wrong = plant(DIGITS.target, .15)
     learn = tiny_learn(digit_dls(range(N), range(N, N + 60), labels, shuffle=True))
-    learn.fit_one_cycle(15, 2e-2, cbs=ConfidentLearningCallback(4))
+    learn.fit_one_cycle(15, 2e-2, cbs=ConfidentLearningCallback(4, mode='folds'))
     return learn, wrong
 
 
@@ -139,7 +139,7 @@ def images(digit_folder):
     dls = ImageDataLoaders.from_df(df, root, bs=16, num_workers=0, device='cpu', batch_tfms=aug_transforms(size=12))
     learn = quiet(Learner(dls, nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
                                              nn.Linear(32, dls.c)), CrossEntropyLossFlat()))
-    learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     return learn, df, root
 
 
@@ -234,7 +234,7 @@ def test_flip_of_inputs_that_are_no_images_is_refused(tmp_path):
     to = TabularPandas(df, [Categorify], [], ['a'], 'y', splits=(list(range(40)), list(range(40, 60))))
     learn = quiet(tabular_learner(to.dataloaders(bs=8, device='cpu'), layers=[4], path=tmp_path))
     with pytest.raises(TypeError, match="tta is 'flip'"): CleanInterpretation.from_learner(learn, tta='flip')
-    with pytest.raises(TypeError, match="tta is 'flip'"): learn.fit(1, cbs=ConfidentLearningCallback(2, tta='flip'))
+    with pytest.raises(TypeError, match="tta is 'flip'"): learn.fit(1, cbs=ConfidentLearningCallback(2, tta='flip', mode='folds'))
     with pytest.raises(ValueError, match="tta is 'turn'"): CleanInterpretation.from_learner(learn, tta='turn')
 
 
@@ -245,10 +245,10 @@ def test_tables_agree_with_the_issue_table(trained):
     interp = CleanInterpretation.from_learner(learn)
     health, pairs = interp.health(), interp.top_pairs(None)
     assert health['items'].sum() == N and len(health) == 10
-    assert health.estimated_wrong.sum() == pytest.approx(interp.noise_rate*N, abs=10)
+    assert health.estimated_wrong.sum() == pytest.approx((1 - interp.health_score)*N, abs=10)
     assert pairs['count'].sum() <= interp.issues.is_issue.sum() and (pairs.given != pairs.predicted).any()
-    assert interp.health_score == 1 - interp.noise_rate == pytest.approx((~wrong[:N]).mean(), abs=.15)
-    assert interp.advise_filter().filter_by in FILTERS and '%' in interp.advise_filter().reason
+    assert interp.health_score == pytest.approx((~wrong[:N]).mean(), abs=.15)
+    assert interp.noise_rate == noise_rate(interp.given, interp.probs) == pytest.approx(wrong[:N].mean(), abs=.1)
     assert np.array_equal(interp.confusion_matrix(), skm.confusion_matrix(interp.given, interp.predicted,
                                                                           labels=range(10)))
 
@@ -387,7 +387,7 @@ def test_images_that_cannot_be_shown_give_the_reason_and_turned_ones_are_upright
     dls = ImageDataLoaders.from_df(df, tmp_path, valid_col='is_valid', bs=8, num_workers=0, device='cpu',
                                    item_tfms=Resize(16))
     learn = quiet(Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(768, 2)), CrossEntropyLossFlat()))
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     (tmp_path/'corrupt.png').write_bytes(b'\x89PNG\r\n\x1a\nnothing')
     (tmp_path/'missing.png').unlink()
     interp = CleanInterpretation.from_learner(learn)
@@ -451,7 +451,7 @@ class Mean(nn.Module):
 
 def test_looking_leaves_the_record_and_the_random_state():
     learn = tiny_learn(digit_dls(range(100), range(100, 150)))
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     torch.manual_seed(3)
     state, record = torch.get_rng_state(), {k: list(getattr(learn.recorder, k)) for k in ('losses', 'values', 'lrs')}
     interp = CleanInterpretation.from_learner(learn, ds_idx=1, tta=None)

@@ -28,6 +28,7 @@ from helpers import DIGITS, PIXELS, digit_dls, quiet, tiny_learn, tiny_model
 from test_replay import by_hand, gradual, state_after
 from torch import nn
 
+from fastai_clean._strength import kappa_between
 from fastai_clean.all import ConfidentLearningCallback, TrainingDynamicsCallback
 from fastai_clean.oof import workers as parallel
 from fastai_clean.oof.fit import FoldLearner
@@ -44,7 +45,7 @@ def noisy(**kw):
 
 def probabilities(fits, make=noisy, **kw):
     learn = make()
-    learn.add_cb(ConfidentLearningCallback(3, **kw))
+    learn.add_cb(ConfidentLearningCallback(3, **kw, mode='folds'))
     fits(learn)
     return learn.oof.pred_probs
 
@@ -165,7 +166,7 @@ def test_no_more_processes_are_started_than_there_are_folds(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('kw', [dict(n_jobs=2), dict(n_repeats=2), dict(average='epochs')])
 def test_learner_does_not_notice_how_its_folds_are_trained(kw, tmp_path):
-    with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(2, **kw)])
+    with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(2, **kw, mode='folds')])
     without, files_without = state_after(tmp_path/'without', [])
     assert all(torch.equal(a, b) for k in without for a, b in zip(with_cb[k], without[k])) and files == files_without
 
@@ -173,7 +174,7 @@ def test_learner_does_not_notice_how_its_folds_are_trained(kw, tmp_path):
 def test_users_learner_stays_at_home():
     model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 3000)), nn.Sequential(nn.Linear(3000, 10)))
     learn = tiny_learn(digit_dls(range(N), range(N, 80)), model)
-    cb, weights = ConfidentLearningCallback(2), sum(p.numel()*4 for p in model.parameters())
+    cb, weights = ConfidentLearningCallback(2, mode='folds'), sum(p.numel()*4 for p in model.parameters())
     learn.fit(1, cbs=cb)
     job = cb.folds._job(0, cb.folds._new_fold(), cb.folds.fits)
     assert len(dumps(job)) < 1.5*weights
@@ -237,7 +238,7 @@ class Fails(Callback):
 @pytest.mark.slow
 def test_exception_of_a_fold_is_raised_as_it_is_and_finished_folds_are_kept():
     learn = noisy()
-    cb, fails = ConfidentLearningCallback(3, splits=np.arange(N)[::-1] % 3, n_jobs=2), Fails()
+    cb, fails = ConfidentLearningCallback(3, splits=np.arange(N)[::-1] % 3, n_jobs=2, mode='folds'), Fails()
     learn.add_cbs([cb, fails])
     with pytest.raises(LookupError, match='broken'): learn.fit(1)
     assert 0 < learn.oof.done.sum() < N and not learn.oof.done[0]
@@ -283,14 +284,14 @@ def test_warnings_of_other_processes_are_given_here():
     class Warns(Callback):
         def before_validate(self): warnings.warn('look here', stacklevel=1)
     learn = noisy()
-    learn.add_cb(ConfidentLearningCallback(3, n_jobs=2))
+    learn.add_cb(ConfidentLearningCallback(3, n_jobs=2, mode='folds'))
     with pytest.warns(UserWarning, match='look here'): learn.fit(1, cbs=Warns())
 
 
 @pytest.mark.slow
 def test_bar_advances_by_fold(capsys):
     learn = Learner(digit_dls(range(40), range(40, 50)), tiny_model(), CrossEntropyLossFlat())
-    with learn.no_logging(): learn.fit(1, cbs=ConfidentLearningCallback(2, n_jobs=2))
+    with learn.no_logging(): learn.fit(1, cbs=ConfidentLearningCallback(2, n_jobs=2, mode='folds'))
     assert 'fold 2 of 2' in capsys.readouterr().out
 
 
@@ -302,14 +303,15 @@ def test_repeats_are_the_mean_of_runs_with_the_next_seeds(n_jobs):
     def fits(learn): learn.fine_tune(1, 1e-2)
     runs = [probabilities(fits, seed=s) for s in (5, 6, 7)]
     learn = noisy(metrics=accuracy)
-    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(3, seed=5, n_repeats=3, n_jobs=n_jobs))
+    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(3, seed=5, n_repeats=3, n_jobs=n_jobs, mode='folds'))
     assert np.abs(learn.oof.pred_probs - np.mean(runs, axis=0)).max() < 1e-6
     assert np.abs(runs[0] - runs[1]).max() > 1e-3
     metrics = learn.oof.config['fold_metrics']
     assert [(o['repeat'], o['fold']) for o in metrics] == [(r, k) for r in range(3) for k in range(3)]
     assert learn.oof.config['n_repeats'] == 3
+    assert learn.oof.config['kappa_between_repeats'] == kappa_between([o.argmax(1) for o in runs])
     first = noisy()
-    first.fit(1, cbs=ConfidentLearningCallback(3, seed=5))
+    first.fit(1, cbs=ConfidentLearningCallback(3, seed=5, mode='folds'))
     assert np.array_equal(learn.oof.fold, first.oof.fold)
 
 
@@ -328,7 +330,7 @@ def test_average_over_epochs_equals_predictions_after_each_by_hand(n_jobs):
                          ids=['plain', 'bf16', 'stopped'])
 def test_average_over_epochs_leaves_the_training_of_folds_as_it_is(cbs):
     def weights(average):
-        learn, cb = noisy(), ConfidentLearningCallback(3, average=average)
+        learn, cb = noisy(), ConfidentLearningCallback(3, average=average, mode='folds')
         learn.fine_tune(3, 1e-2, cbs=[cb, *cbs()])
         return [p for o in cb.folds.folds.values() for p in o.learn.model.state_dict().values()], learn.oof.pred_probs
     (with_it, mean), (without, last) = weights('epochs'), weights(None)

@@ -1,19 +1,25 @@
 "Labels, tasks and ids, read from a data set"
+import warnings
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelValidException
+from fastai.data.core import Datasets
 from fastai.data.load import DataLoader
+from fastai.data.transforms import Categorize
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.torch_core import TensorMultiCategory
 from fastai.vision.core import TensorMask, TensorPoint
-from helpers import DIGITS, digit_dls
+from helpers import DIGITS, digit_dls, tiny_learn
 from torch.nn import functional as F
 
+from fastai_clean.all import ConfidentLearningCallback
 from fastai_clean.data import ids_of, labels_of
-from fastai_clean.data.labels import is_binary_loss, task_of
+from fastai_clean.data.labels import is_binary_loss, task_of, warn_if_unreadable
 
 
 def test_item_ids_are_relative_paths_row_labels_or_texts(tmp_path):
@@ -98,6 +104,35 @@ def test_task_of_plain_targets_follows_their_type_and_the_loss(targets, binary, 
     ([0, 'x'], ValueError, "the label of item 1 is 'x'"), (['a', 'b'], TypeError, 'of type str')])
 def test_labels_that_cannot_be_used_are_named(targets, error, match):
     with pytest.raises(error, match=match): labels_of(DataLoader(Pairs(targets), bs=1))
+
+
+@pytest.mark.parametrize('label', [None, float('nan'), '', 'new'])
+def test_validation_label_that_cannot_be_read_is_named_in_a_warning(label):
+    df = pd.DataFrame({'x': range(12), 'y': ['a', 'b']*6}, index=range(100, 112)).astype({'y': object})
+    df.loc[110, 'y'] = label
+    dsets = Datasets(df, [[itemgetter('x')], [itemgetter('y'), Categorize()]], splits=[range(8), range(8, 12)])
+    dls = dsets.dataloaders(bs=4, num_workers=0, device='cpu')
+    match = 'in the validation set, 1 labels are missing or outside the vocab, first that of item 110 .*included'
+    with pytest.warns(UserWarning, match=match): warn_if_unreadable(dls.valid)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_if_unreadable(dls.train)
+
+
+class NoValidation(Callback):
+    def before_validate(self): raise CancelValidException
+
+
+def test_fit_that_leaves_validation_out_needs_no_readable_validation_labels():
+    labels = DIGITS.target.copy()
+    labels[45] = 11
+    dls = digit_dls(range(40), range(40, 50), labels)
+    match = 'in the validation set, 1 labels are .* first that of item 45 '
+    learn = tiny_learn(dls, cbs=[ConfidentLearningCallback(n_folds=2, mode='folds', leave_out=NoValidation), NoValidation()])
+    with pytest.warns(UserWarning, match=match): learn.fit(1)
+    assert len(learn.oof) == 40
+    learn = tiny_learn(dls, cbs=ConfidentLearningCallback(n_folds=2, mode='folds'))
+    with pytest.warns(UserWarning, match=match), pytest.raises(KeyError, match='11'): learn.fit(1)
 
 
 @pytest.mark.parametrize('target, task', [

@@ -9,6 +9,7 @@ import torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdLists
 from fastai.data.transforms import ColReader, RandomSplitter
+from fastai.losses import BCEWithLogitsLossFlat
 from fastai.tabular.core import Categorify
 from fastai.tabular.data import TabularDataLoaders
 from fastai.torch_core import TensorCategory
@@ -18,7 +19,8 @@ from torch.utils.data import Subset, TensorDataset
 
 from fastai_clean.all import ConfidentLearningCallback
 from fastai_clean.data import fold_numbers
-from fastai_clean.oof.leaks import copies_of
+from fastai_clean.data.labels import Labels
+from fastai_clean.oof.leaks import copies_of, warn_of_known_labels
 
 # Copies
 
@@ -86,14 +88,14 @@ def test_copies_are_said_and_copies_that_splits_parts_too():
     dls, items = repeated(3)
     learn = tiny_learn(dls)
     with pytest.warns(UserWarning, match='120 of the 180 training items are duplicates of others, for example .*: copies share a fold'):
-        learn.fit(1, cbs=ConfidentLearningCallback(3))
+        learn.fit(1, cbs=ConfidentLearningCallback(3, mode='folds'))
     assert pd.Series(learn.oof.fold).groupby(items).nunique().max() == 1
     with pytest.warns(UserWarning, match='splits puts copies of 60 items in several folds'):
-        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(3, splits=pd.Series(items).groupby(items).cumcount().to_numpy()))
+        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(3, splits=pd.Series(items).groupby(items).cumcount().to_numpy(), mode='folds'))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(3, splits=items % 3))
-        tiny_learn(repeated(1)[0]).fit(1, cbs=ConfidentLearningCallback(3))
+        tiny_learn(dls).fit(1, cbs=ConfidentLearningCallback(3, splits=items % 3, mode='folds'))
+        tiny_learn(repeated(1)[0]).fit(1, cbs=ConfidentLearningCallback(3, mode='folds'))
 
 
 # Weights that know the labels
@@ -109,14 +111,14 @@ def test_weights_that_know_the_labels_are_named(how, tmp_path):
     if how == 'state_dict': new.model.load_state_dict(old.model.state_dict())
     with pytest.warns(UserWarning, match='seems to have been trained before: it predicts 100% of the training labels'):
         if how == 'oof_preds': new.oof_preds(lambda o: o.fit(1), n_folds=2)
-        else: new.fit(1, cbs=ConfidentLearningCallback(2))
+        else: new.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 @pytest.mark.parametrize('seed', range(10))
 def test_new_weights_are_not_taken_for_trained_ones(seed):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        tiny_learn(digit_dls(range(120), range(120, 150)), tiny_model(seed)).fit(1, cbs=ConfidentLearningCallback(2))
+        tiny_learn(digit_dls(range(120), range(120, 150)), tiny_model(seed)).fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 # Labels that are drawn at each reading
@@ -145,7 +147,7 @@ def test_labels_that_change_from_reading_to_reading_are_refused_before_the_first
     learn = tiny_learn(drawn(kind))
     before = learn.model[0][1].weight.clone()
     with pytest.raises(ValueError, match='labels are different when they are read again, first that of item .*: draw the labels once'):
-        learn.fit(1, cbs=ConfidentLearningCallback(2))
+        learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert torch.equal(before, learn.model[0][1].weight)
 
 
@@ -155,3 +157,59 @@ def test_a_file_under_several_names_is_one_item(tmp_path):
     (tmp_path/'hard').hardlink_to(tmp_path/'a')
     names = [tmp_path/o for o in ('a', 'soft', 'hard', f'../{tmp_path.name}/a', 'lost')]
     assert copies_of(Datasets(names, [[lambda o: o]])).tolist() == [0, 0, 0, 0, 1]
+
+
+def test_files_that_a_function_reads_of_a_frame_are_compared(tmp_path):
+    from fastai.vision.core import PILImage
+    for o in 'ab': PILImage.create(np.zeros((2, 2, 3), np.uint8)).save(tmp_path/f'{o}.png')
+    df = pd.DataFrame({'uid': range(4), 'name': list('abab'), 'label': list('xxyy')})
+    ds = Datasets(df, [[lambda r: tmp_path/f"{r['name']}.png", PILImage.create], [ColReader('label')]], n_inp=1)
+    assert copies_of(ds).tolist() == [0, 1, 0, 1]
+
+
+def several(i): return [str(DIGITS.target[i]), *(['even'] if DIGITS.target[i] % 2 == 0 else [])]
+
+
+def several_learn(seed):
+    block = DataBlock((TransformBlock, MultiCategoryBlock), get_x=lambda i: PIXELS[i], get_y=several, splitter=lambda o: (range(120), range(120, 150)))
+    dls = block.dataloaders(list(range(150)), bs=16, device='cpu', num_workers=0)
+    model = tiny_model(seed)
+    model[1][1] = torch.nn.Linear(24, 11)
+    return tiny_learn(dls, model, BCEWithLogitsLossFlat())
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_weights_that_know_several_labels_are_named(trained):
+    learn = several_learn(0)
+    torch.nn.init.constant_(learn.model[1][1].bias, -3)
+    if trained: learn.fit(40, 1e-2)
+    new = several_learn(1)
+    new.model.load_state_dict(learn.model.state_dict())
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        new.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
+    assert any('trained before' in str(o.message) for o in seen) is trained
+
+
+@pytest.mark.parametrize('sure', [.2, .9])
+def test_masks_that_are_known_are_named(sure):
+    given = np.random.default_rng(0).integers(0, 3, (20, 4, 4))
+    given[:, 0] = 255
+    rest = (1 - sure)/2
+    probs = np.moveaxis(np.where(np.eye(3)[given % 3] == 1, sure, rest), -1, 1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        warn_of_known_labels(lambda at: (probs[at], given[at]), Labels(None, list('abc'), 'segmentation'), 20)
+    assert len(seen) == (sure == .9)
+
+
+def test_empty_texts_among_the_labels_are_named_once():
+    labels = ['', *'ab'*9, '']
+    block = DataBlock((TransformBlock, CategoryBlock), get_x=lambda i: PIXELS[i], get_y=lambda i: labels[i], splitter=lambda o: (range(20), []))
+    dls = block.dataloaders(list(range(20)), bs=4, device='cpu', num_workers=0)
+    model = tiny_model()
+    model[1][1] = torch.nn.Linear(24, 3)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        tiny_learn(dls, model).fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
+    assert [str(o.message)[:60] for o in seen if 'empty texts' in str(o.message)] == ['2 of 20 labels are empty texts, first that of item 0: they a']

@@ -120,7 +120,7 @@ def test_a_trained_learner_is_warned_about():
 
 
 def test_a_callback_of_the_learner_itself_is_used():
-    learn = digits(cbs=ConfidentLearningCallback(2))
+    learn = digits(cbs=ConfidentLearningCallback(2, mode='folds'))
     res = learn.clean_fit(1)
     assert learn.oof.config['n_folds'] == 2
     assert not any(isinstance(o, ConfidentLearningCallback) for o in res.learn.cbs)
@@ -155,5 +155,5 @@ def test_a_learner_without_validation_set_is_fitted():
 
 def test_folds_of_the_call_are_the_only_ones():
     learn = digits()
-    res = learn.clean_fit(1, cbs=ConfidentLearningCallback(2))
+    res = learn.clean_fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert learn.oof.config['n_folds'] == 2 and res.learn.oof is None

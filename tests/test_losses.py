@@ -177,3 +177,12 @@ def test_soft_targets_of_no_single_meaning_are_refused(args, error, message):
 def test_soft_targets_of_unknown_rows_are_their_labels():
     soft, targets = soft_targets(np.where(PROBS > .85, np.nan, PROBS), [0, 1], MASK, threshold=.5)
     assert soft.tolist() == [False, True] and targets[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize('bad', [-.1, np.nan])
+def test_soft_targets_that_are_no_weights_are_refused(bad):
+    from fastai_clean.losses import SoftLoss
+    targets = torch.full((2, 5), .2)
+    targets[1, 3] = bad
+    with pytest.raises(ValueError, match='soft targets are negative or NaN'):
+        SoftLoss(CrossEntropyLossFlat())(torch.zeros(2, 5), targets)

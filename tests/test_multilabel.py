@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from fastai_clean.issues import FILTERS, SCORES, find_class_issues, find_multilabel_issues
+from fastai_clean.issues import CLEANLAB, FILTERS, SCORES, find_class_issues, find_multilabel_issues
 
 COLUMNS = ['id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue']
 
@@ -32,7 +32,7 @@ def lists(labels): return [np.flatnonzero(row).tolist() for row in labels]
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), c=st.integers(2, 6), filter_by=st.sampled_from(FILTERS),
+@given(seed=st.integers(0, 10**6), c=st.integers(2, 6), filter_by=st.sampled_from(CLEANLAB),
        score=st.sampled_from(SCORES), dtype=st.sampled_from([np.float32, np.float64]))
 def test_multilabel_table_equals_cleanlab_for_every_filter_and_score(seed, c, filter_by, score, dtype):
     labels, probs, _ = tags(seed, c=c, dtype=dtype)
@@ -53,14 +53,14 @@ def test_class_table_equals_cleanlab_per_class(seed, score):
     labels, probs, _ = tags(seed)
     quality = multilabel.rank.get_label_quality_scores_per_class(lists(labels), probs, method=score)
     flagged = multilabel.filter.find_multilabel_issues_per_class(lists(labels), probs, n_jobs=1)
-    df = find_class_issues(labels, probs, score=score, only_issues=False)
+    df = find_class_issues(labels, probs, 'prune_by_noise_rate', score, only_issues=False)
     assert df.label_quality.is_monotonic_increasing and len(df) == labels.size
     assert list(df.columns) == ['id', 'class', 'given', 'probability', 'label_quality', 'is_issue']
     at = df.index.to_numpy(), df['class'].to_numpy()
     assert len(set(zip(*at))) == labels.size
     for column, values in dict(given=labels, probability=probs, label_quality=quality, is_issue=flagged).items():
         assert np.array_equal(df[column], values[at])
-    assert find_class_issues(labels, probs, score=score).equals(df[df.is_issue])
+    assert find_class_issues(labels, probs, 'prune_by_noise_rate', score).equals(df[df.is_issue])
 
 
 def test_multilabel_table_is_sorted_complete_and_named():
@@ -124,9 +124,10 @@ def test_multilabel_arrays_of_every_type_give_the_same_table(kind):
 def test_options_of_cleanlab_reach_it(kw):
     labels, probs, _ = tags(0)
     expected = multilabel.filter.find_multilabel_issues_per_class(lists(labels), probs, n_jobs=1, **kw)
-    got = find_multilabel_issues(labels, probs, **kw).sort_index().n_classes_flagged
+    got = find_multilabel_issues(labels, probs, 'prune_by_noise_rate', **kw).sort_index().n_classes_flagged
     assert np.array_equal(got, expected.sum(1))
-    assert not np.array_equal(got, find_multilabel_issues(labels, probs).sort_index().n_classes_flagged)
+    every = find_multilabel_issues(labels, probs, 'prune_by_noise_rate').sort_index().n_classes_flagged
+    assert not np.array_equal(got, every)
 
 
 TAGS, TAG_PROBS, _ = tags(1)
@@ -146,7 +147,7 @@ TAGS, TAG_PROBS, _ = tags(1)
     (TAGS, TAG_PROBS, dict(vocab=list('wxy')), ValueError, 'pred_probs has 4 classes'),
     (TAGS, TAG_PROBS, dict(vocab=list('wxyy')), ValueError, '3 different names in 4'),
     (TAGS, TAG_PROBS, dict(ids=['a']), ValueError, 'ids has 1 names for 80'),
-    (TAGS, TAG_PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of prune_by_noise_rate"),
+    (TAGS, TAG_PROBS, dict(filter_by='prune'), ValueError, "filter_by is 'prune': choose one of auto, prune_by_noise_rate"),
     (TAGS, TAG_PROBS, dict(score='loss'), ValueError, "score is 'loss'"),
     (TAGS, TAG_PROBS, dict(num_to_remove_per_class=[1]), ValueError, 'num_to_remove_per_class has 1 numbers for 4'),
     (TAGS, TAG_PROBS, dict(frac=1), TypeError, 'frac'),

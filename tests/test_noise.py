@@ -12,10 +12,15 @@ from fastai_clean.all import (
     confident_joint,
     find_issues,
     label_quality,
-    noise_rate,
     top_pairs,
 )
-from fastai_clean.issues import apply_temperature, class_thresholds, fit_temperature, noise_matrix
+from fastai_clean.issues import (
+    apply_temperature,
+    class_thresholds,
+    fit_temperature,
+    health_score,
+    noise_matrix,
+)
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -34,12 +39,12 @@ def test_class_health_equals_cleanlab(seed):
 def test_a_joint_that_is_there_gives_what_the_probabilities_give(seed):
     labels, probs = case(seed, 200)
     joint = confident_joint(labels, probs)
-    assert noise_rate(labels, joint=joint) == noise_rate(labels, probs)
+    assert health_score(labels, joint=joint) == health_score(labels, probs)
     assert np.array_equal(noise_matrix(labels, joint=joint), noise_matrix(labels, probs))
     assert class_health(labels, joint=joint).equals(class_health(labels, probs))
     overall = cleanlab.dataset.overall_label_health_score(labels=None, pred_probs=None, joint=joint/joint.sum(),
                                                           num_examples=200, verbose=False)
-    assert 1 - noise_rate(labels, joint=joint) == pytest.approx(overall)
+    assert health_score(labels, joint=joint) == pytest.approx(overall)
 
 
 def test_thresholds_are_the_mean_self_confidence_of_each_class():
@@ -51,7 +56,7 @@ def test_thresholds_are_the_mean_self_confidence_of_each_class():
 
 def test_top_pairs_count_the_issues_of_each_pair():
     labels, probs = case(5, 400, sharp=.3)
-    issues = find_issues(labels, probs, vocab=list('wxyz'))
+    issues = find_issues(labels, probs, 'prune_by_noise_rate', vocab=list('wxyz'))
     flagged = issues.is_issue.sort_index().to_numpy()
     joint = confident_joint(labels, probs)
     pairs = top_pairs(labels, probs.argmax(1), flagged, joint, vocab=list('wxyz'), n=None)

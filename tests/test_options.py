@@ -20,17 +20,19 @@ def test_every_option_is_shown_with_its_default_and_comment(takes):
     found = inspect.signature(takes).parameters
     declared = inspect.signature(FoldOptions).parameters
     comments = docments(takes)
-    assert len(NAMES) == 13 and [o for o in found if o in NAMES] == NAMES
+    assert len(NAMES) == 15 and [o for o in found if o in NAMES] == NAMES
     for name in NAMES:
-        assert found[name].default == declared[name].default
+        default = 'folds' if takes is Learner.oof_preds and name == 'mode' else declared[name].default
+        assert found[name].default == default
         assert found[name].annotation == declared[name].annotation
         assert comments[name] and comments[name] == docments(FoldOptions)[name]
 
 
 def test_help_shows_the_options(capsys):
-    help(ConfidentLearningCallback)
-    said = capsys.readouterr().out
-    assert all(f'{o}: ' in said for o in NAMES) and "mode: str = 'folds'" in said
+    for takes, mode in ((ConfidentLearningCallback, 'auto'), (Learner.oof_preds, 'folds')):
+        help(takes)
+        said = capsys.readouterr().out
+        assert all(f'{o}: ' in said for o in NAMES) and f"mode: str = '{mode}'" in said
 
 
 def test_first_option_by_position_is_the_number_of_folds():
@@ -52,7 +54,7 @@ def test_mistyped_option_is_named(takes):
     (dict(n_jobs=True), ValueError, 'n_jobs is True'), (dict(tta='both'), ValueError, "tta is 'both'"),
     (dict(average='epoch'), ValueError, "average is 'epoch'"), (dict(mode='feature'), ValueError, "mode is 'feature'"),
     (dict(leave_out=[MixUp()]), TypeError, 'leave_out is'), (dict(cache_key=['a']), TypeError, 'cache_key is'),
-    (dict(mode='auto', tta='flip'), ValueError, "tta is 'flip', which features do not support"),
+    (dict(mode='features', tta='flip'), ValueError, "tta is 'flip', which features do not support"),
     (dict(mode='features', average='epochs'), ValueError, "average is 'epochs', but features have no epochs")])
 def test_option_that_means_nothing_is_refused_as_it_is_given(options, error, match):
     for takes in (FoldOptions, ConfidentLearningCallback):
@@ -67,4 +69,4 @@ def test_callback_has_the_options_as_attributes_and_keeps_them_in_a_pickle():
     cb = ConfidentLearningCallback(3, seed=5, leave_out=MixUp, cache_key='mine', cache_dir='folds')
     again = pickle.loads(pickle.dumps(cb))
     for o in (cb, again):
-        assert (o.n_folds, o.seed, o.leave_out, o.cache_key, o.mode) == (3, 5, (MixUp,), 'mine', 'folds')
+        assert (o.n_folds, o.seed, o.leave_out, o.cache_key, o.mode) == (3, 5, (MixUp,), 'mine', 'auto')

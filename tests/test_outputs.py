@@ -129,7 +129,7 @@ def test_files_have_the_labels_that_were_trained_on(how, way, tmp_path):
         new = quiet(Learner(session.apply_dls(learn), learn.model, learn.loss_func))
         changed = {0: 'owl', 1: 'owl'}
     else:
-        with pytest.warns(UserWarning): result = learn.clean_fit(1, strategy='relabel', method='fit', n_folds=2)
+        result = learn.clean_fit(1, strategy='relabel', method='fit', n_folds=2)
         new = result.learn
         flagged = result.interp.issues[result.interp.issues.is_issue]
         changed = dict(zip(flagged.index, flagged.predicted))
@@ -331,7 +331,7 @@ def tags(i): return [o for o, k in zip(CLASSES, (i % 2, i % 3, True)) if k]
 @pytest.mark.parametrize('out_of_fold', [False, True])
 def test_predictions_are_those_of_learn_predict(block, loss, c, get_y, out_of_fold, tmp_path):
     learn = learner((TransformBlock, block), loss, c, get_y=get_y)
-    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2) if out_of_fold else None)
+    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds') if out_of_fold else None)
     interp = interp_of(learn, 0 if out_of_fold else 1)
     own = loss.decodes(interp.preds).numpy().reshape(interp.predicted.shape)
     assert np.array_equal(interp.predicted, own)
@@ -356,7 +356,7 @@ def test_predictions_are_those_of_learn_predict(block, loss, c, get_y, out_of_fo
 
 def test_clean_fit_relabels_with_what_the_learner_predicts():
     learn = learner((TransformBlock, CategoryBlock), Threshold(), 2, get_y=lambda i: CLASSES[i % 2])
-    with pytest.warns(UserWarning): result = learn.clean_fit(1, strategy='relabel', method='fit', n_folds=2)
+    result = learn.clean_fit(1, strategy='relabel', method='fit', n_folds=2)
     flagged = result.interp.issues[result.interp.issues.is_issue]
     probs = learn.oof.pred_probs[flagged.index]
     assert flagged.predicted.tolist() == [CLASSES[int(p > .2)] for p in probs[:, 1]] and (probs[:, 1] > .2).any()

@@ -54,8 +54,8 @@ def test_the_public_names_are_these():
         CleanFit CleanInterpretation CleanWandbCallback Cleaner CoTeachingCallback ConfidentLearningCallback Dynamics
         EarlyLearningRegularizationCallback GeneralizedCrossEntropy ItemWeightsCallback OutOfFold ReviewSession
         SoftPseudoLabelCallback StreamedIssues SymmetricCrossEntropy TrainingDynamicsCallback audit class_health
-        confident_joint find_issues find_multilabel_issues find_regression_issues find_segmentation_issues
-        label_quality noise_rate top_pairs""".split())
+        confident_joint find_annotator_issues find_issues find_multilabel_issues find_regression_issues
+        find_segmentation_issues label_quality majority_labels noise_rate top_pairs""".split())
 
 
 def public_functions(name):

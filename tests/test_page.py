@@ -8,6 +8,7 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from PIL import Image
 from fastai_clean._images import Unreadable
 from fastai_clean._text import name_of, plain
 from fastai_clean.review import ReviewSession
-from fastai_clean.review.page import WEB, Page, picture, script, shower, style
+from fastai_clean.review.page import WEB, Page, script, style
+from fastai_clean.review.shown import picture, shower
 
 N = 60
 VOCAB = ['ant', 'bee', 'cat']
@@ -196,6 +198,19 @@ def test_message_that_comes_twice_is_done_once_and_answered_alike(page, session,
     size = session.path.stat().st_size
     act(page, 'undo')
     assert page.answer(msg) == first and session.path.stat().st_size > size and session.state == {}
+
+
+@pytest.mark.parametrize('msg, message', [
+    ({'do': 'look', 'place': [1]}, 'place is [1]'), ({'do': 'look', 'place': 'todo'}, 'place is '),
+    ({'do': 'look', 'place': {'view': 1}}, 'view is 1'), ({'do': 'look', 'place': {'given': 1.}}, 'given is 1.0'),
+    ({'do': 'look', 'place': {'given': True}}, 'given is True'), ({'do': 'look', 'place': {'issues': 1}}, 'issues is 1'),
+    ({'do': 'act', 'act': 'keep', 'rows': [0]}, 'the message lacks at, value'), ({'do': 'thumbs'}, 'the message lacks rows'),
+    ({'do': 'act', 'act': 'keep', 'rows': 5, 'value': None, 'at': 0}, 'rows has 5'),
+    ({'do': 'act', 'act': 'relabel', 'rows': [0], 'value': -1, 'at': 0}, 'value is -1'),
+    ({'do': 'look', 'place': {'at': 5}}, 'at is 5'), ({'do': ['x']}, "do is ['x']"), ({}, 'do is None')])
+def test_malformed_message_is_told_what_it_lacks(page, session, msg, message):
+    reply, _ = page.answer({'re': 'v.1', 'view': 'v', **msg})
+    assert message in reply['error'] and reply['error'].startswith('ValueError: ') and session.state == {}
 
 
 def test_message_without_an_id_is_refused(page, session, rows):
@@ -429,3 +444,55 @@ def test_page_scripts_put_data_into_text_only():
     assert {*re.findall(r"fetch\((.*?),", scripts)} == {"'msg'", "'predict'"}
     for css in (style(), (WEB/'app.css').read_text()): assert 'url(' not in css and '@import' not in css
     for page in WEB.glob('*.html'): assert not re.search('<script>|<style| on[a-z]+=|style=|http', page.read_text())
+
+
+def judged(share, n=600, issues=None):
+    "An issue table of a model that predicts the given label in a `share` of the items"
+    df = table(n).assign(predicted=lambda t: t.given).drop(columns='set')
+    others = np.flatnonzero(np.random.default_rng(1).random(n) >= share)
+    df.loc[others, 'predicted'] = np.random.default_rng(2).choice(VOCAB, len(others))
+    return df.assign(is_issue=df.given != df.predicted if issues is None else issues)
+
+
+def notice(df, path, weakness=None, show=shown):
+    session = ReviewSession(df, path/'journal.jsonl', vocab=VOCAB, user='ann')
+    session.weakness = weakness
+    return ask(Page(session, show), 'open')[0]['options']['notice']
+
+
+@pytest.mark.parametrize('share, issues, said', [(0, None, True), (.02, None, True), (.6, None, False), (0, True, False)])
+def test_weak_model_is_named_on_the_page_if_the_table_has_more_than_issues(share, issues, said, tmp_path):
+    found = notice(judged(share, issues=issues), tmp_path)
+    match = r'Unless items were left out of the table, the model agrees with 3\d\.\d% of the given labels, and 3\d\.\d% would be chance: .*\.$'
+    assert bool(re.match(match, found)) == said and bool(found) == said
+
+
+def test_page_repeats_what_the_interpretation_says_of_its_model(tmp_path):
+    weak, good = (SimpleNamespace(weakness=o, ids=['a'], shown=str) for o in ('it is <b>weak', ''))
+    assert notice(judged(0), tmp_path, weakness='') == '' and notice(judged(0), tmp_path, show=good) == ''
+    assert notice(judged(.9), tmp_path, weakness='it is <b>weak') == notice(judged(.9), tmp_path, show=weak) == 'It is <b>weak.'
+
+
+def test_estimate_is_told_from_twenty_decisions_on_and_made_again_after_ten_more(page, session, monkeypatch):
+    made, estimate = [], ReviewSession.estimate
+    monkeypatch.setattr(ReviewSession, 'estimate', lambda self: made.append(len(self.state)) or estimate(self))
+
+    def told(*rows):
+        for row in rows: act(page, 'keep' if row % 3 else 'delete', [row])
+        return ask(page, 'poll')[0]['estimate']
+    assert told(*range(19)) == '' and made == []
+    first = told(19)
+    assert re.match(r'About \d+ \(\d+ to \d+\) of 60 labels are wrong .*This rests on 20 decisions', first)
+    assert told(*range(20, 29)) == first and made == [20]
+    assert 'This rests on 30 decisions' in told(29) and made == [20, 30]
+    for _ in range(15): act(page, 'undo')
+    assert told() == '' and made == [20, 30]
+
+
+def test_estimate_that_cannot_be_made_is_left_out_and_one_in_the_making_is_not_waited_for(page, monkeypatch):
+    def fails(self): raise ValueError('label_quality is missing')
+    monkeypatch.setattr(ReviewSession, 'estimate', fails)
+    act(page, 'keep', range(20))
+    assert ask(page, 'poll')[0]['estimate'] == '' and 'error' not in ask(page, 'poll')[0]
+    page.estimate = 'About 3'
+    with page.estimate_lock: assert ask(page, 'poll')[0]['estimate'] == 'About 3'

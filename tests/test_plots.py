@@ -14,6 +14,7 @@ from fastai_clean.plots import (
     Unreadable,
     _names,
     plot_class_health,
+    plot_found,
     plot_items,
     plot_matrix,
     plot_quality,
@@ -310,6 +311,22 @@ def test_class_health_shows_the_worst_classes_and_says_so():
     assert title.y0 >= legend.y1 - 1 and legend.y0 >= ax.bbox.y1
 
 
+def test_found_curve_has_its_band_its_total_and_ends_beyond_the_stop():
+    x = np.arange(0, 9001, 10)
+    y = 430*(1 - np.exp(-x/200))
+    ax = plot_found(x, y, y*.9, y*1.1, total=(430.4, 383, 478), stop=612)
+    curve, total, stop = ax.lines
+    # One point beyond four thirds of the stop, so that the curve reaches the edge
+    assert curve.get_xdata().tolist() == x[:83].tolist() and np.array_equal(curve.get_ydata(), y[:83])
+    assert ax.get_xlim() == (0, 816) and set(total.get_ydata()) == {430.4} and set(stop.get_xdata()) == {612}
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {*band[:, 1].round(6)} >= {*(y[:83]*.9).round(6), *(y[:83]*1.1).round(6)}
+    texts = [o.get_text() for o in ax.get_legend().get_texts()]
+    assert texts == ['95% interval', 'wrong labels found', 'all wrong labels: about 430 (380 to 480)', '95% found after 620 more']
+    _, mine = plt.subplots()
+    assert plot_found([0], [1], [0], [2], ax=mine) is mine and not mine.get_legend().get_texts()[2:]
+
+
 @pytest.mark.parametrize('text, n, expected', [
     ('short', 14, 'short'), ('exactly14chars', 14, 'exactly14chars'), ('fifteen letters', 14, 'fifteen lette…'),
     ('a\r\nb', 14, 'a b'), ('x'*10_000, 3, 'xx…'), ('\n'*10_000, 5, '    …'), (12, 14, '12'), ('ab', 1, '…')])
@@ -346,6 +363,11 @@ ONE = np.ones((2, 2))
     (lambda: plot_class_health([.1], [.1], ['a', 'b']), 'vocab has 2 names'),
     (lambda: plot_class_health([.1], [.1], counts=[1, 2]), 'counts has 2 entries'),
     (lambda: plot_class_health([.1], [.1], max_classes=0), 'max_classes is 0'),
+    (lambda: plot_found([], [], [], []), r'reviewed has shape \(0,\)'),
+    (lambda: plot_found([0, 1], [1, 2], [1], [3, 3]), r'low has shape \(1,\)'),
+    (lambda: plot_found([0, 1], [1, np.nan], [1, 1], [3, 3]), 'found has .* not finite'),
+    (lambda: plot_found([1, 0], [1, 2], [1, 1], [3, 3]), 'reviewed falls'),
+    (lambda: plot_found([0, 1], [1, 4], [1, 1], [3, 3]), 'found is 4 at point 1, outside of its interval from 1 to 3'),
     (lambda: shorten('a', 0), 'n is 0'),
 ])
 def test_bad_input_is_named_and_leaves_no_figure(call, message):

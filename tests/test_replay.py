@@ -35,7 +35,7 @@ def by_hand(fits, targets, learn_kw=dict, n_folds=3):
 
 
 def followed(fits, given='learner', **learn_kw):
-    cb = ConfidentLearningCallback(n_folds=3)
+    cb = ConfidentLearningCallback(n_folds=3, mode='folds')
     learn = tiny_learn(digit_dls(range(N), VALID), cbs=cb if given == 'learner' else None, **learn_kw)
     if given == 'add_cb': learn.add_cb(cb)
     fits(learn) if given != 'fit' else fits(learn, cbs=cb)
@@ -103,7 +103,7 @@ def test_random_fit_equals_the_same_calls_by_hand_from_the_same_random_numbers(n
     def learner(train, held):
         return tiny_learn(digit_dls(train, held, shuffle=True), tiny_model(dropout=.3), cbs=MixUp())
     learn = learner(range(N), VALID)
-    FITS[name](learn, cbs=ConfidentLearningCallback(3, seed=7))
+    FITS[name](learn, cbs=ConfidentLearningCallback(3, seed=7, mode='folds'))
     fold, hand = learn.oof.fold, np.full((N, 10), np.nan, np.float32)
     for k in range(3):
         with fold_random(7, k, 0):
@@ -129,7 +129,7 @@ def test_every_optimizer_equals_the_same_calls_by_hand(opt, name):
     ids=['label smoothing', 'wd', 'train_bn', 'wd_bn_bias', 'clip', 'accumulation'])
 def test_every_option_equals_the_same_calls_by_hand(kw):
     learn = tiny_learn(digit_dls(range(N), VALID), **kw())
-    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(n_folds=3))
+    learn.fine_tune(1, 1e-2, cbs=ConfidentLearningCallback(n_folds=3, mode='folds'))
     fold_preds = by_hand(lambda o: o.fine_tune(1, 1e-2), learn.oof.targets, kw)
     assert np.abs(learn.oof.pred_probs - fold_preds).max() == 0.
 
@@ -184,7 +184,7 @@ def state_after(tmp_path, callback):
 
 
 def test_learner_with_the_callback_is_bit_identical_to_one_without(tmp_path):
-    with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(n_folds=3)])
+    with_cb, files = state_after(tmp_path/'with', [ConfidentLearningCallback(n_folds=3, mode='folds')])
     without, files_without = state_after(tmp_path/'without', [])
     for key in without:
         assert len(with_cb[key]) == len(without[key])
@@ -205,7 +205,7 @@ def test_randomness_of_folds_depends_on_the_seed_alone(mix):
     def probs(seed, torch_seed):
         torch.manual_seed(torch_seed)
         learn = tiny_learn(digit_dls(range(N), VALID, shuffle=True), tiny_model(dropout=.3), cbs=mix())
-        learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2, splits=np.arange(N) % 2, seed=seed))
+        learn.fit(2, 1e-2, cbs=ConfidentLearningCallback(2, splits=np.arange(N) % 2, seed=seed, mode='folds'))
         return learn.oof.pred_probs
     first = probs(1, 1)
     assert np.array_equal(first, probs(1, 2)) and not np.array_equal(first, probs(2, 1))

@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import DIGITS, digit_dls, plant, tiny_learn
 from markupsafe import Markup
 from PIL import Image
 
-from fastai_clean.interpret import report
-from fastai_clean.interpret.report import page
+from fastai_clean.interpret import CleanInterpretation, report
+from fastai_clean.interpret.report import page, parts_of
 from fastai_clean.plots import Unreadable
 
 BAD = '\ufffd'
@@ -90,7 +91,7 @@ def test_hostile_data_adds_no_tags_and_no_attributes(hostile):
                                      'src', 'alt', 'width', 'height', 'role', 'tabindex', 'scope', 'aria-label',
                                      'aria-labelledby', 'aria-hidden'}
     assert all(v.startswith(('#', 'data:')) for k, v in attrs if k in ('src', 'href'))
-    assert len(hostile.attrs('img')) == 2
+    assert len(hostile.attrs('img')) == 1
 
 
 def test_hostile_data_reads_as_it_was(hostile):
@@ -132,7 +133,7 @@ def test_data_that_calls_itself_safe_markup_is_escaped_all_the_same():
     df = pd.DataFrame({bad: [bad]}, index=pd.Index([bad], name=bad), dtype=object)
     text = page(bad, summary={bad: bad}, warnings=[bad], tables=[(bad, df)], how={bad: [bad]},
                 pictures=[(bad, bar)], rows=[row(bad, given=bad, predicted=bad), row(Unreadable(bad))])
-    assert '<b>' not in text and text.count('&lt;b&gt;x&lt;/b&gt;') == 20
+    assert '<b>' not in text and text.count('&lt;b&gt;x&lt;/b&gt;') == 19
 
 
 def test_rows_become_cards_of_their_kind():
@@ -182,13 +183,15 @@ def test_tables_have_scoped_headers_and_say_what_they_leave_out():
     with pytest.raises(TypeError, match="a list under 'c'"): page('t', summary={}, tables=[('c', [[1]])])
 
 
-def test_pictures_are_drawn_light_and_dark_and_closed():
+def test_pictures_are_drawn_on_white_whatever_the_style_and_closed():
     mine = plt.figure()
     with plt.style.context('dark_background'): tree = Tree(page('t', summary={}, pictures=[('A <b>', bar)]))
     assert plt.get_fignums() == [mine.number]
-    assert [o['class'] for o in tree.attrs('img')] == ['light', 'dark'] and tree.attrs('img')[0]['alt'] == 'A <b>'
-    assert [_pixels(o['src'])[0, 0].tolist() for o in tree.attrs('img')] == [[255, 255, 255], [28, 33, 40]]
-    assert abs(int(tree.attrs('img')[0]['width'])*1.5 - _pixels(tree.attrs('img')[0]['src']).shape[1]) <= 1
+    image, = tree.attrs('img')
+    pixels = _pixels(image['src'])
+    # Text and axes are dark: what a dark screen makes of it is in tests/e2e/test_report_browser.py
+    assert pixels[0, 0].tolist() == [255, 255, 255] and (pixels.sum(2) < 60).any()
+    assert image['alt'] == 'A <b>' and abs(int(image['width'])*1.5 - pixels.shape[1]) <= 1
 
 
 def test_picture_without_axes_says_so_and_a_failing_one_leaves_no_figure():
@@ -206,3 +209,49 @@ def test_report_of_100_photographs_is_a_few_megabytes():
     rng = np.random.default_rng(0)
     photo = np.asarray(Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).resize((224, 224)))
     assert len(page('t', summary={}, rows=[row(photo)]*100)) < 2e6
+
+
+@pytest.fixture(scope='module')
+def reviewed(tmp_path_factory):
+    "An interpretation of 200 digits, 20 % of them labelled wrong, and a session with 60 decisions"
+    labels, wrong = plant(DIGITS.target, .2)
+    learn = tiny_learn(digit_dls(range(400), range(400, 600), labels))
+    learn.fit(3, 1e-2)
+    interp = CleanInterpretation.from_learner(learn, ds_idx=1)
+    session = interp.review(tmp_path_factory.mktemp('review')/'j.jsonl', user='ann')
+    wrong = dict(zip(interp.ids, wrong[400:600]))
+    ids = session.sample(60)
+    session.delete([o for o in ids if wrong[o]])
+    session.keep([o for o in ids if not wrong[o]])
+    return interp, session
+
+
+def test_estimate_is_in_the_report_if_it_is_asked_for(reviewed):
+    interp, session = reviewed
+    estimate = interp.estimate(session)
+    parts = parts_of(interp, 1, session)
+    about = f'{estimate.wrong:,.0f} ({estimate.low:,.0f} to {estimate.high:,.0f})'
+    assert parts['summary']['wrong labels, from decisions'] == about
+    assert parts['warnings'][0] == f'{str(estimate).capitalize()[0]}{str(estimate)[1:]} {estimate.advice}'
+    ax = parts['pictures'][0][1]()
+    assert ax.get_ylabel() == 'wrong labels' and ax.lines[1].get_ydata()[0] == estimate.wrong
+    known = estimate.per_class.wrong.notna()
+    caption, df = parts['tables'][0]
+    assert (caption == 'Wrong labels of the classes, from decisions') == known.any()
+    if known.any(): assert df['class'].tolist() == estimate.per_class['class'][known].tolist() and df.wrong.dtype == int
+    plt.close('all')
+    assert 'wrong labels, from decisions' not in parts_of(interp, 1)['summary']
+
+
+def test_estimate_is_plotted_from_a_session_or_as_it_is_and_refused_for_other_labels(reviewed):
+    interp, session = reviewed
+    estimate = interp.estimate(session)
+    _, ax = plt.subplots()
+    assert interp.plot_estimate(estimate, ax=ax) is ax
+    curve = interp.plot_estimate(session).lines[0]
+    assert np.array_equal(curve.get_ydata(), ax.lines[0].get_ydata()) and curve.get_ydata()[0] == estimate.found
+    plt.close('all')
+    other = CleanInterpretation.from_learner(tiny_learn(digit_dls(range(400), range(400, 600))), ds_idx=1)
+    with pytest.raises(ValueError, match='estimate'): other.plot_estimate(estimate)
+    with pytest.raises(TypeError, match='decisions is a str'): interp.plot_estimate('decisions.jsonl')
+    assert not plt.get_fignums()

@@ -1110,6 +1110,20 @@ def test_apply_folder_links_or_copies_without_collisions(copy, source, tmp_path)
     assert tree(opened(tmp_path, issues=session.issues).apply_folder(root, tmp_path/'again', only_reviewed=True)) == tree(target)
 
 
+def test_apply_folder_finds_the_file_of_items_that_are_copies(source, tmp_path):
+    root, _ = source
+    (root/'a'/'x.png#9').write_text('a name of its own')
+    ids = ['a/x.png', 'a/x.png#2', 'a/x.png#3', 'a/x.png#9', 'a/y.png']
+    (tmp_path/'journal').mkdir()
+    session = opened(tmp_path/'journal', issues=table(ids=ids))
+    session.relabel(ids, 'cat')
+    got = session.apply_folder(root, tmp_path/'new')
+    assert sorted(tree(got).values()) == ['a name of its own', *['a/x.png']*3, 'a/y.png']
+    assert sorted(o.suffix for o in got.rglob('*.*')) == ['.png']*4 + ['.png#9']
+    with pytest.raises(FileNotFoundError, match='1 items are not files .*, first .a/no.png#2'):
+        opened(root, issues=table(ids=['a/x.png', 'a/no.png#2'])).apply_folder(root, tmp_path/'other')
+
+
 def test_apply_folder_copies_where_links_fail(source, tmp_path, monkeypatch):
     root, session = source
     def fail(*_): raise OSError('no links here')

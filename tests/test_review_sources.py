@@ -81,7 +81,7 @@ def write_images(root, name, n, skip=0):
 def trained(new_learner, dls, epochs, lr):
     set_seed(0)
     learn = new_learner(dls)
-    learn.fit_one_cycle(epochs, lr, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(epochs, lr, cbs=ConfidentLearningCallback(2, mode='folds'))
     return learn
 
 

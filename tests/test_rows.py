@@ -19,7 +19,6 @@ from fastai_clean.data import fold_numbers
 from fastai_clean.interpret import CleanInterpretation
 from fastai_clean.issues import (
     StreamedIssues,
-    advise_filter,
     apply_temperature,
     audit,
     class_health,
@@ -29,6 +28,7 @@ from fastai_clean.issues import (
     find_multilabel_issues,
     find_regression_issues,
     fit_temperature,
+    health_score,
     label_quality,
     noise_matrix,
     noise_rate,
@@ -116,7 +116,7 @@ def test_frame_of_probabilities_that_does_not_fit_is_refused(labels, probs, voca
 
 @pytest.mark.parametrize('f', [
     label_quality, noise_rate, confident_joint, noise_matrix, class_thresholds, fit_temperature,
-    lambda y, p: advise_filter(y, p).noise_rate, lambda y, p: StreamedIssues(y, p).mask()])
+    health_score, lambda y, p: StreamedIssues(y, p).mask()])
 def test_every_estimate_aligns_a_frame_of_probabilities(f):
     assert np.array_equal(f(pd.Series(Y, INDEX), pd.DataFrame(P, INDEX).iloc[ORDER]), f(Y, P))
 
@@ -181,7 +181,7 @@ def test_folds_of_a_learner_go_by_row_labels_of_its_frame():
     ds = Datasets(df, [[lambda r: PIXELS[r.i]], [lambda r: r.label, Categorize]],
                   splits=[np.random.default_rng(1).permutation(60)[:45], range(2)])
     learn = tiny_learn(ds.dataloaders(bs=15, num_workers=0, device='cpu'))
-    learn.fit(1, cbs=ConfidentLearningCallback(n_folds=3, splits=df.fold.sample(frac=1, random_state=0)))
+    learn.fit(1, cbs=ConfidentLearningCallback(n_folds=3, splits=df.fold.sample(frac=1, random_state=0), mode='folds'))
     assert np.array_equal(learn.oof.fold, learn.dls.train_ds.items.fold)
     with pytest.raises(ValueError, match='splits has an index that does not fit'):
         learn.oof_preds(lambda o: o.fit(1), n_folds=3, splits=df.fold.reset_index(drop=True))
@@ -335,7 +335,7 @@ def test_hundreds_of_rare_labels_give_one_warning_with_a_count():
     lambda: find_multilabel_issues(np.ma.masked_equal([[1, 0], [0, 1]], 1), np.full((2, 2), .5)),
     lambda: find_regression_issues(np.ma.masked_less([1., 2.], 2), [1., 2.]),
     lambda: top_pairs([0, 1], [1, 1], np.ma.masked_equal([True, False], False), np.eye(2)),
-    lambda: noise_rate(Y, joint=np.ma.masked_equal(np.eye(4), 0)), lambda: audit(np.ma.masked_equal(Y, 1), P),
+    lambda: health_score(Y, joint=np.ma.masked_equal(np.eye(4), 0)), lambda: audit(np.ma.masked_equal(Y, 1), P),
     lambda: fold_numbers(Y, 3, np.ma.masked_equal(np.arange(N) % 3, 1)),
     lambda: label_quality(Y, P, np.ma.masked_less(np.linspace(0, 1, N), .5))])
 def test_masked_values_are_not_read_as_if_they_were_there(f):

@@ -191,7 +191,7 @@ def test_ids_in_any_order_and_classes_by_name_are_matched():
 
 def test_a_saved_out_of_fold_and_an_interpretation_are_sources(tmp_path):
     learn = digits()
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     learn.oof.save(tmp_path/'oof')
     interp = CleanInterpretation.from_learner(learn, filter_by='predicted_neq_given')
     a, b = (SoftPseudoLabelCallback(o, threshold=0) for o in (tmp_path/'oof', interp))
@@ -259,7 +259,7 @@ def test_probabilities_in_a_frame_are_taken_by_ids_and_class_names():
 
 def test_corrected_labels_train_with_the_old_probabilities_if_that_is_said(tmp_path):
     learn = digits()
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     session = CleanInterpretation.from_learner(learn).review(tmp_path/'j.jsonl', user='me')
     first = session.issues.iloc[0]
     session.relabel(first.id, next(o for o in session.vocab if o != first.given))
@@ -451,7 +451,7 @@ def test_folds_of_the_same_fit_see_no_soft_target():
     def oof(*cbs):
         torch.manual_seed(0)
         learn = digits()
-        learn.fit(1, cbs=[*cbs, ConfidentLearningCallback(2)])
+        learn.fit(1, cbs=[*cbs, ConfidentLearningCallback(2, mode='folds')])
         return learn.oof.pred_probs
     source = known(digits())
     np.testing.assert_array_equal(oof(), oof(SoftPseudoLabelCallback(source, which='all')))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import digit_dls, tiny_learn
 
-from fastai_clean._strength import strength_of, weakness
+from fastai_clean._strength import kappa_between, strength_of, weakness
 from fastai_clean.interpret import CleanInterpretation
 
 
@@ -60,6 +60,22 @@ def test_fold_that_failed_among_good_ones_is_named():
     assert weakness(given, predicted, fold=np.where(np.arange(600) < 20, 1, 0)) == ''
 
 
+@pytest.mark.parametrize('right, share_right_labels, weak', [(.5, .5, True), (.9, .25, False), (.5, 1, False)])
+def test_repeats_that_agree_with_neither_labels_nor_each_other_are_named(right, share_right_labels, weak):
+    true, given = noisy(5, share_right_labels, n=3000)
+    rng = np.random.default_rng(3)
+    votes = [np.where(rng.random(3000) < right, true, rng.permutation(true)) for _ in range(3)]
+    between = kappa_between(votes)
+    assert between == pytest.approx(right**2, abs=.05)
+    said = weakness(given, votes[0], between=between)
+    assert bool(said) == weak and weakness(given, votes[0]) == ''
+    if weak: assert f"and its repeats with {between:.1%} of one another's predictions: it is too weak" in said
+
+
+def test_one_repeat_says_nothing_of_agreement_between_repeats():
+    assert kappa_between([]) is kappa_between([np.arange(3)]) is kappa_between([np.zeros(3), np.zeros(3)]) is None
+
+
 def test_several_labels_per_item_are_judged_together_and_one_by_one():
     given = np.random.default_rng(0).random((400, 4)) < .3
     assert 'of the given single labels' in weakness(given, np.zeros_like(given), 'multilabel')
@@ -88,16 +104,22 @@ def test_masks_of_background_alone_are_weak_and_void_pixels_do_not_count():
     assert weakness(given, given.clip(0), 'segmentation') == ''
 
 
-def test_weak_model_is_named_once_by_the_interpretation_and_a_good_one_is_not():
+def test_weak_model_is_named_once_by_the_interpretation_and_with_each_file_and_a_good_one_is_not(tmp_path):
     learn = tiny_learn(digit_dls(range(100), range(100, 300)))
     with pytest.warns(UserWarning, match='too weak to judge') as said:
         interp = CleanInterpretation.from_learner(learn, ds_idx=1)
-        assert interp.noise_rate > .3 and interp.health_score < .7
+        assert interp.noise_rate > 0 and interp.health_score < .7 and interp.issues.is_issue.mean() > .3
     assert len([o for o in said if 'too weak' in str(o.message)]) == 1
     assert interp.weakness == str(said[0].message) and said[0].filename == __file__
+
+    for write, name in ((interp.to_csv, 'a.csv'), (interp.to_review, 'b.csv'), (interp.to_parquet, 'c.parquet')):
+        with pytest.warns(UserWarning, match=f'^{name} has the issues of a weak model: the model agrees with .* too weak') as said:
+            assert write(tmp_path/name).exists()
+        assert [o.filename for o in said] == [__file__]
 
     learn.dls = digit_dls(range(1000), range(1000, 1200))
     learn.fit(3, 1e-2)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert CleanInterpretation.from_learner(learn, ds_idx=1).weakness == ''
+        interp = CleanInterpretation.from_learner(learn, ds_idx=1)
+        assert interp.weakness == '' and interp.to_csv(tmp_path/'good.csv').exists()

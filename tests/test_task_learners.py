@@ -87,7 +87,7 @@ def learned(kind):
         images, masks, wrong = squares(rng)
         learn = quiet(Learner(mask_dls(images, masks), mask_net(), CrossEntropyLossFlat(axis=1)))
         wrong = wrong[:50]
-    learn.fit_one_cycle(25, 1e-2, cbs=ConfidentLearningCallback(3))
+    learn.fit_one_cycle(25, 1e-2, cbs=ConfidentLearningCallback(3, mode='folds'))
     return learn, wrong
 
 
@@ -203,7 +203,7 @@ def test_several_labels_list_their_single_issues(all_learned):
     assert set(single['class']) <= set(NAMES) and single.is_issue.all()
     worst = interp.issues.iloc[0]
     assert isinstance(worst.given, tuple) and set(worst.given) <= set(NAMES)
-    for name in ('joint', 'health', 'top_pairs', 'confusion_matrix', 'plot_class_health', 'advise_filter'):
+    for name in ('joint', 'health', 'top_pairs', 'confusion_matrix', 'plot_class_health'):
         with pytest.raises(TypeError, match='one class per item'):
             o = getattr(interp, name)
             o()
@@ -237,7 +237,7 @@ def test_flip_averages_the_mirror_image():
         model = learn.model.eval()
         expected = (model(x).softmax(1) + model(x.flip(-1)).softmax(1).flip(-1))/2
     assert np.allclose(both, expected, atol=1e-6)
-    learn.fit(1, cbs=ConfidentLearningCallback(2, tta='flip'))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, tta='flip', mode='folds'))
     assert learn.oof.config['tta'] == 'flip' and learn.oof.done.all()
 
 
@@ -259,7 +259,7 @@ def test_tables_of_numbers_and_of_several_labels_are_ranked(y_names, block, task
                        splits=(list(range(100)), list(range(100, 120))))
     learn = quiet(tabular_learner(to.dataloaders(bs=20, device='cpu'), layers=[16], n_out=c, path=tmp_path,
                                   loss_func=BCEWithLogitsLossFlat() if task == 'multilabel' else MSELossFlat()))
-    learn.fit_one_cycle(2, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(2, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert learn.oof.task == task
     interp = CleanInterpretation.from_learner(learn)
     assert len(interp.issues) == 100 and 'a: ' in interp.shown(0)
@@ -283,14 +283,14 @@ def test_plain_data_sets_say_their_task_by_their_targets(make, task, loss):
     model = nn.Sequential(nn.Conv2d(1, 2, 1)) if task == 'segmentation' else net(2)
     dls = DataLoaders(DataLoader(Vectors(40, make), bs=8, shuffle=True), DataLoader(Vectors(20, make), bs=8))
     learn = quiet(Learner(dls, model, loss))
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     assert learn.oof.task == task and learn.oof.done.all()
     assert len(CleanInterpretation.from_learner(learn).issues) == 40
 
 
 def test_targets_that_are_all_the_same_are_refused():
     learn = quiet(Learner(block_dls(RegressionBlock(), [1.]*300), net(1), MSELossFlat()))
-    with pytest.raises(ValueError, match='all the same'): learn.fit(1, cbs=ConfidentLearningCallback(2))
+    with pytest.raises(ValueError, match='all the same'): learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
 
 
 def test_rare_labels_are_in_every_fold():

@@ -218,7 +218,7 @@ def test_awd_lstm_from_scratch_learns_and_its_folds_find_planted_errors(df):
     noisy, wrong = planted(df)
     set_seed(0)
     learn = quiet(tweet_learner(noisy, pretrained=False, config=SMALL, bs=8, label_smoothing=True))
-    learn.fit_one_cycle(5, 2e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(5, 2e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     quality = CleanInterpretation.from_learner(learn).issues.label_quality.sort_index()
     _, accuracy, f1 = learn.recorder.values[-1][1:]
     assert min(accuracy, f1) > .9 and average_precision_score(wrong, -quality) > .7
@@ -319,7 +319,7 @@ def test_show_batch_shows_words_and_labels(df, make, monkeypatch):
 def test_folds_find_planted_errors_and_texts_are_shown_as_written(df, make):
     noisy, wrong = planted(df)
     learn = make(noisy)
-    learn.fit_one_cycle(8, cbs=[ConfidentLearningCallback(2), TrainingDynamicsCallback()])
+    learn.fit_one_cycle(8, cbs=[ConfidentLearningCallback(2, mode='folds'), TrainingDynamicsCallback()])
     interp = CleanInterpretation.from_learner(learn)
     quality = interp.issues.label_quality.sort_index()
     assert average_precision_score(wrong, -quality) > .8 and learn.dynamics is not None

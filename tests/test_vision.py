@@ -152,7 +152,7 @@ def test_learner_is_the_vision_learner_of_its_architecture(folder, arch, functio
 
 def test_label_smoothing_and_learner_arguments_are_taken(folder):
     kwargs = dict(arch=tiny, pretrained=False, path=folder.path, woof=folder.woof, **SMALL)
-    learn = imagenette_learner(label_smoothing=True, metrics=[], cbs=ConfidentLearningCallback(2), **kwargs)
+    learn = imagenette_learner(label_smoothing=True, metrics=[], cbs=ConfidentLearningCallback(2, mode='folds'), **kwargs)
     assert type(learn.loss_func) is LabelSmoothingCrossEntropy and not learn.metrics
     assert hasattr(learn, 'confident_learning')
     own = CrossEntropyLossFlat()
@@ -228,10 +228,10 @@ def test_gradual_unfreezing_is_the_fits_of_ulmfit_done_by_hand():
 
 @pytest.mark.parametrize('where', ['learner', 'fit'])
 def test_gradual_unfreezing_is_followed_by_the_folds(where):
-    cb = ConfidentLearningCallback(2, seed=1)
+    cb = ConfidentLearningCallback(2, seed=1, mode='folds')
     learn = unfrozen_learn(cbs=cb if where == 'learner' else None)
     gradual_unfreeze(learn, 2, cbs=cb if where == 'fit' else None)
-    hand = unfrozen_learn(cbs=ConfidentLearningCallback(2, seed=1))
+    hand = unfrozen_learn(cbs=ConfidentLearningCallback(2, seed=1, mode='folds'))
     for groups, lr in ((1, slice(2e-3)), (2, slice(1e-5, 1e-3)), (3, slice(5e-6, 5e-4))):
         hand.freeze_to(-groups)
         hand.fit_one_cycle(2, lr)
@@ -265,7 +265,7 @@ def test_planted_errors_fall_on_every_other_class_alike():
 def test_mnist_learner_finds_its_planted_errors(mnist):
     learn = quiet(mnist_learner(mnist, 10, convnet, num_workers=0, bs=32, label_smoothing=True))
     assert type(learn.loss_func) is LabelSmoothingCrossEntropy and learn.dls.one_batch()[0].shape == (32, 3, 28, 28)
-    learn.fit_one_cycle(8, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit_one_cycle(8, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     issues = CleanInterpretation.from_learner(learn).to_frame(only_issues=False)
     wrong = issues.label != issues.true_label
     assert wrong.sum() == 50 and wrong[:50].sum() >= 35, 'chance is 5'

@@ -26,7 +26,12 @@ from torch import nn
 from wandb.proto.wandb_internal_pb2 import Record
 
 from fastai_clean.all import CleanInterpretation, ConfidentLearningCallback, OutOfFold
-from fastai_clean.callbacks.wandb import CleanWandbCallback, fold_summary, log_interpretation
+from fastai_clean.callbacks.wandb import (
+    CleanWandbCallback,
+    _counts,
+    fold_summary,
+    log_interpretation,
+)
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = '<img src=x onerror=alert(1)> ![a](http://e) $\\frac{1}$ \x00 \ud800 =1+1'
@@ -113,7 +118,7 @@ def clean():
     "A Learner with out-of-fold probabilities, that was not logged"
     torch.manual_seed(0)
     learn = noisy_learn()
-    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, 1e-2, cbs=ConfidentLearningCallback(2, mode='folds'))
     return learn
 
 
@@ -122,7 +127,7 @@ def test_images_leave_table_pictures_artifact_curves_and_fold_runs(tmp_path, dig
     dls = ImageDataLoaders.from_folder(root, valid_pct=.2, seed=0, bs=16, num_workers=0, device='cpu')
     net = nn.Sequential(nn.Flatten(), nn.Linear(3*16*16, 10))
     learn = quiet(Learner(dls, net, CrossEntropyLossFlat(), metrics=accuracy))
-    learn.fit_one_cycle(2, 1e-2, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback('labels', n_items=7)])
+    learn.fit_one_cycle(2, 1e-2, cbs=[ConfidentLearningCallback(2, mode='folds'), cb := CleanWandbCallback('labels', n_items=7)])
     cb.finish()
     [run], folds = read_runs(tmp_path)
     interp = CleanInterpretation.from_learner(learn)
@@ -148,6 +153,7 @@ def test_images_leave_table_pictures_artifact_curves_and_fold_runs(tmp_path, dig
         assert np.allclose([row['valid_loss'], row['accuracy']], want[1:])
     assert run.job == 'train' and run.config['learner']['bs'] == 16 and run.config['oof']['n_folds'] == 2
     assert run.summary['n_issues'] == interp.issues.is_issue.sum() and run.summary['noise_rate'] == interp.noise_rate
+    assert run.summary.get('weakness', '') == interp.weakness
 
     metrics = learn.oof.config['fold_metrics']
     assert len(folds) == len(metrics) == 2 and run.group == f'cv-{run.id}' == folds[0].group == folds[1].group
@@ -157,6 +163,12 @@ def test_images_leave_table_pictures_artifact_curves_and_fold_runs(tmp_path, dig
         assert np.isclose([fold.rows[0]['accuracy'], run.summary[f'fold_{k}/accuracy']], hits).all()
         assert fold.rows[0]['valid_loss'] == row['valid_loss'] == run.summary[f'fold_{k}/valid_loss']
     assert np.isclose(run.summary['folds/accuracy_mean'], np.mean([o['accuracy'] for o in metrics]))
+
+
+@pytest.mark.parametrize('weakness, more', [('', {}), ('=weak', {'weakness': "'=weak"})])
+def test_counts_of_a_weak_model_say_so(weakness, more):
+    interp = SimpleNamespace(issues=pd.DataFrame({'is_issue': [True, False]}), noise_rate=.5, weakness=weakness)
+    assert _counts(interp) == {'noise_rate': .5, 'n_issues': 1, 'n_items': 2, **more}
 
 
 def test_fold_summary_of_known_numbers_gives_names_mean_and_sample_deviation():
@@ -175,7 +187,7 @@ def stub(shown, **columns):
     def to_csv(path):
         issues.to_csv(path, index=False, errors='replace')
         return path
-    return SimpleNamespace(how={}, issues=issues, shown=shown.__getitem__, noise_rate=.5, to_csv=to_csv)
+    return SimpleNamespace(how={}, issues=issues, shown=shown.__getitem__, noise_rate=.5, weakness='', to_csv=to_csv)
 
 
 def test_hostile_texts_stay_plain_cells_of_the_table(tmp_path):
@@ -207,7 +219,7 @@ def test_several_labels_an_item_are_cells_of_text(tmp_path):
                       get_y=lambda i: ['odd' if digits[i] % 2 else 'even', *(['big'] if digits[i] > 4 else [])])
     dls = block.dataloaders(range(80), bs=16, num_workers=0, device='cpu')
     learn = quiet(Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, dls.c)), metrics=accuracy_multi))
-    learn.fit(1, 1e-2, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback(n_items=60)])
+    learn.fit(1, 1e-2, cbs=[ConfidentLearningCallback(2, mode='folds'), cb := CleanWandbCallback(n_items=60)])
     cb.finish()
     [run], folds = read_runs(tmp_path)
     table = run.tables['worst_items']
@@ -238,7 +250,7 @@ def test_active_run_is_used_and_left_open(tmp_path):
     own = wandb.init(project='mine', group='my group', config={'bs': 'untouched'})
     own.log({'before': 1})
     learn = noisy_learn()
-    learn.fit(1, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback('other', group='other', fold_runs=False)])
+    learn.fit(1, cbs=[ConfidentLearningCallback(2, mode='folds'), cb := CleanWandbCallback('other', group='other', fold_runs=False)])
     cb.finish()
     assert wandb.run is own
     own.log({'after': 1})
@@ -251,7 +263,7 @@ def test_active_run_is_used_and_left_open(tmp_path):
 
 def test_fits_in_a_row_share_a_run_that_finish_ends(tmp_path):
     learn, cb = noisy_learn(), CleanWandbCallback(group='g')
-    learn.fine_tune(1, 1e-2, cbs=[ConfidentLearningCallback(2), cb])
+    learn.fine_tune(1, 1e-2, cbs=[ConfidentLearningCallback(2, mode='folds'), cb])
     assert wandb.run is cb.wandb_run
     cb.finish()
     assert wandb.run is None and cb.wandb_run is None
@@ -275,7 +287,7 @@ def test_validation_within_a_fit_changes_nothing_that_is_logged(tmp_path):
         def after_epoch(self):
             if not self.learn.lock.locked(): self.learn.validate()
     learn = noisy_learn()
-    learn.fit(2, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback(), Peek()])
+    learn.fit(2, cbs=[ConfidentLearningCallback(2, mode='folds'), cb := CleanWandbCallback(), Peek()])
     cb.finish()
     [run], folds = read_runs(tmp_path)
     assert [o['epoch'] for o in run.rows if 'valid_loss' in o] == [1, 2]
@@ -288,7 +300,7 @@ def test_what_is_no_fit_starts_no_run(tmp_path):
     learn.validate()
     learn.get_preds()
     assert wandb.run is None
-    with pytest.raises(ValueError, match='n_folds'): learn.fit(1, cbs=ConfidentLearningCallback(1))
+    with pytest.raises(ValueError, match='n_folds'): learn.fit(1, cbs=ConfidentLearningCallback(1, mode='folds'))
     assert wandb.run is None and not list(tmp_path.rglob('*.wandb'))
 
 
@@ -320,7 +332,7 @@ def test_weights_and_random_numbers_are_the_same_with_and_without():
     for cbs in ([], [CleanWandbCallback()]):
         for f in (random.seed, np.random.seed, torch.manual_seed): f(3)
         learn = noisy_learn()
-        learn.fine_tune(1, 1e-2, cbs=[ConfidentLearningCallback(2), *cbs])
+        learn.fine_tune(1, 1e-2, cbs=[ConfidentLearningCallback(2, mode='folds'), *cbs])
         got.append((learn.model.state_dict(), learn.oof.pred_probs, torch.get_rng_state(), np.random.get_state()[1],
                     random.getstate()))
     (a, p, *rng), (b, q, *rng2) = got
@@ -337,7 +349,7 @@ def test_interrupted_fit_leaves_a_learner_that_trains_on_in_the_same_run(tmp_pat
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
     learn.lr_find(num_it=3, show_plot=False, suggest_funcs=None)
     learn.validate()
-    learn.fit(1, cbs=ConfidentLearningCallback(2))
+    learn.fit(1, cbs=ConfidentLearningCallback(2, mode='folds'))
     cb.finish()
     [run], folds = read_runs(tmp_path)
     assert sum('raw_loss' in o for o in run.rows) == 3 + 5 and len(folds) == 2 and len(run.tables['worst_items']) == 50
@@ -357,7 +369,7 @@ def test_beside_fastais_callback_every_row_arrives_once(tmp_path, monkeypatch):
     init_args = fastai.callback.wandb.init_args
     monkeypatch.setattr(fastai.callback.wandb, 'init_args', lambda o: init_args(o) if hasattr(o, '__dict__') else {})
     theirs = WandbCallback(log_preds=False)
-    with wandb.init(): noisy_learn().fine_tune(1, cbs=[theirs, ConfidentLearningCallback(2), CleanWandbCallback()])
+    with wandb.init(): noisy_learn().fine_tune(1, cbs=[theirs, ConfidentLearningCallback(2, mode='folds'), CleanWandbCallback()])
     [run], folds = read_runs(tmp_path)
     assert sum('raw_loss' in o for o in run.rows) == 2*5 and run.n_tables == 2
     assert sum({'raw_loss', 'train_samples_per_sec', 'valid_loss'} <= set(o) for o in run.rows) == 2
@@ -368,7 +380,7 @@ def test_beside_fastais_callback_every_row_arrives_once(tmp_path, monkeypatch):
 def test_disabled_wandb_trains_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv('WANDB_MODE', 'disabled')
     learn = noisy_learn()
-    learn.fit(1, cbs=[ConfidentLearningCallback(2), CleanWandbCallback()])
+    learn.fit(1, cbs=[ConfidentLearningCallback(2, mode='folds'), CleanWandbCallback()])
     assert learn.oof.done.all() and wandb.run.disabled and not list(tmp_path.rglob('*.wandb'))
 
 
@@ -376,7 +388,7 @@ def test_without_wandb_it_is_silent_and_does_nothing(monkeypatch, recwarn, capsy
     learn = noisy_learn()
     with monkeypatch.context() as m:
         m.setitem(sys.modules, 'wandb', None)
-        learn.fit(1, cbs=[ConfidentLearningCallback(2), cb := CleanWandbCallback()])
+        learn.fit(1, cbs=[ConfidentLearningCallback(2, mode='folds'), cb := CleanWandbCallback()])
         with pytest.raises(ImportError, match='wandb is not installed'): log_interpretation(stub(['a']))
     assert learn.oof.done.all() and cb.wandb_run is None and wandb.run is None
     assert capsys.readouterr() == ('', '') and not [o for o in recwarn if 'wandb' in str(o.message)]

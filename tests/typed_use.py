@@ -31,7 +31,7 @@ def arrays(labels: np.ndarray, pred_probs: np.ndarray) -> pd.DataFrame:
     find_regression_issues(labels, pred_probs)
     quality: np.ndarray = label_quality(labels, pred_probs, 'normalized_margin')
     joint: np.ndarray = confident_joint(labels, pred_probs)
-    share: float = noise_rate(labels, joint=joint)
+    share: float = noise_rate(labels, pred_probs)
     worst: pd.DataFrame = class_health(labels, joint=joint, vocab=['cat', 'dog'])
     top_pairs(labels, pred_probs.argmax(1), quality < share, joint, n=None)
     flagged: np.ndarray = StreamedIssues(labels, pred_probs).mask('prune_by_class', frac_noise=.5)

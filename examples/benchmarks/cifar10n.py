@@ -4,7 +4,7 @@
 
 DIR holds labels.csv (path, split, true and the noisy columns) and images.tar, or the images
 themselves. For each noisy column it prints: the ranking by self-confidence against the true errors
-(AUROC, AUPRC; out-of-fold and, for comparison, in-sample), the filters' F1 and the one advised,
+(AUROC, AUPRC; out-of-fold and, for comparison, in-sample), the filters' F1,
 prune_by_class after temperature scaling, the seconds of the plain fit and of the fit with the
 callback, and their ratio. Both fits are measured in the same run."""
 import tarfile
@@ -79,7 +79,7 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
     plain = make_learner(df, images, column, bs, seed)
     seconds = timed_fit(plain, epochs, lr)
     learn = make_learner(df, images, column, bs, seed)
-    cb = ConfidentLearningCallback(n_folds, seed=seed, tta=tta)
+    cb = ConfidentLearningCallback(n_folds, seed=seed, tta=tta, mode='folds')
     seconds_oof = timed_fit(learn, epochs, lr, cb)
     interp = CleanInterpretation.from_learner(learn)
     train = df.iloc[[int(o) for o in interp.ids]]
@@ -89,11 +89,11 @@ def measure(df, images, column, epochs, lr, bs, n_folds, seed, tta=None):
     doubt = 1 - in_order(interp.issues, 'label_quality')
     row = dict(column=column, items=len(wrong), noise=wrong.mean(), estimated=interp.noise_rate,
                auroc=roc_auc_score(wrong, doubt), auprc=average_precision_score(wrong, doubt))
-    for name in ('prune_by_noise_rate', 'predicted_neq_given', 'prune_by_class'):
+    for name in ('auto', 'prune_by_noise_rate', 'predicted_neq_given', 'prune_by_class'):
         row[f'f1_{name}'] = f1_score(wrong, in_order(interp.find_issues(name), 'is_issue'))
     scaled = CleanInterpretation.from_learner(learn, filter_by='prune_by_class',
                                               calibrate='temperature')
-    row |= dict(advised=interp.advise_filter().filter_by, temperature=scaled.how['temperature'],
+    row |= dict(temperature=scaled.how['temperature'],
                 f1_prune_by_class_scaled=f1_score(wrong, in_order(scaled.issues, 'is_issue')))
     train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
     with plain.no_bar(): preds, targs = plain.get_preds(dl=train_dl)

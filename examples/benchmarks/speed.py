@@ -2,8 +2,8 @@
 
     python examples/benchmarks/speed.py --data DIR
 
-DIR as for cifar10n.py; Fashion-MNIST from Debian's package dataset-fashion-mnist. Takes hours on
-two cores: modes.py keeps its rows in --out and goes on where it was."""
+DIR as for modes.py. Takes hours on two cores: modes.py keeps its rows in --out and goes on where it
+was."""
 from pathlib import Path
 
 import modes
@@ -14,12 +14,11 @@ from fastcore.script import call_parse
 
 @call_parse
 def main(
-    data: Path = Path('.'),  # Folder with CIFAR-10N's labels.csv and images.tar
-    fashion_mnist: Path = modes.DEBIAN,  # Folder with Fashion-MNIST's files
+    data: Path = Path('.'),  # Folder of the data sets' folders
     out: Path = Path('modes.csv'),  # Rows of modes.py
-    n: int = 3000,  # Training images of modes.py
+    n: int = 1500,  # Training images of modes.py, from scratch
     sizes: str = tables.SIZES,  # Items x classes of tables.py, separated by commas
 ):
     "Print the tables; returns them as a list of DataFrames"
     return [overhead.main(), tables.main(sizes=sizes),
-            modes.main(data=data, fashion_mnist=fashion_mnist, out=out, n=n)]
+            modes.main(data=data, out=out, n=n)]

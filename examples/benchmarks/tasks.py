@@ -113,7 +113,7 @@ def main(
         dls, wrong = make(n, noise, np.random.default_rng(seed), 32)
         learn = Learner(dls, net(), loss)
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(epochs, 3e-3, cbs=ConfidentLearningCallback(n_folds, seed=seed))
+            learn.fit_one_cycle(epochs, 3e-3, cbs=ConfidentLearningCallback(n_folds, seed=seed, mode='folds'))
 
             def auprc(wrong=wrong, learn=learn):
                 interp = CleanInterpretation.from_learner(learn, ds_idx=0)

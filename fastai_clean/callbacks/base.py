@@ -85,7 +85,7 @@ class FitCallback(Callback):
         self.check()
         self._loss = self.learn.loss_func
         self._in_fit = True
-        _watch(self.learn)
+        watch_errors(self.learn)
 
     def before_train(self):
         "Start: unlike `before_fit`, this event fires in fits only, and in `lr_find`, which is one"
@@ -141,20 +141,33 @@ class FitCallback(Callback):
             self.stop()
         self._in_fit = False
         self._loss = None
-        _unwatch(self.learn)
+        unwatch_errors(self.learn)
 
 
-def _watch(learn):
-    "Have every FitCallback of `learn` stop if an error ends the fit"
+def watch_errors(
+    learn,  # A Learner
+):
+    "Have every callback of `learn` that has a `_leave` call it if an error ends the fit"
     # fastai tells callbacks only of its own Cancel exceptions, so the two methods of the Learner
-    # through which an error must pass are wrapped until the fit ends; partial, unlike a closure,
-    # can be pickled with the Learner
-    vars(learn).update(_with_events=partial(_with_events, learn),
-                       _call_one=partial(_call_one, learn))
+    # through which an error must pass are wrapped until the fit ends
+    for f in (_with_events, _call_one): vars(learn)[f.__name__] = _Wrapped(learn, f)
 
 
-def _unwatch(learn):
-    if any(isinstance(o, FitCallback) and o._in_fit for o in learn.cbs): return
+class _Wrapped:
+    "A method of a Learner, for a while; a Learner that is exported meanwhile has its own method"
+    def __init__(self, learn, f):
+        self.learn = learn
+        self.f = f
+
+    def __call__(self, *args, **kwargs): return self.f(self.learn, *args, **kwargs)
+    def __reduce__(self): return getattr, (self.learn, self.f.__name__)
+
+
+def unwatch_errors(
+    learn,  # A Learner
+):
+    "Take that off, unless a callback is still in a fit"
+    if any(getattr(o, '_in_fit', False) for o in learn.cbs): return
     for name in ('_with_events', '_call_one'): vars(learn).pop(name, None)
 
 
@@ -182,7 +195,7 @@ def _left_on_error(learn, but=()) -> Iterator[None]:
         if not learn.lock.locked():
             # The last to change the loss puts it back first
             for cb in reversed(learn.cbs.sorted('order')):
-                if isinstance(cb, FitCallback): cb._leave()
+                if hasattr(cb, '_leave'): cb._leave()
         raise
 
 

@@ -6,17 +6,20 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 
+from ..data.labels import warn_if_unreadable
 from ..oof import FitRecord, FoldOptions, OutOfFold, make_engine, warn_of_training
 from ..oof.fit import shapes_training
 from ..oof.options import fold_options, takes_options
 from ..oof.result import oof_of
 from ..oof.watch import Watch, is_own
+from .base import unwatch_errors, watch_errors
 
 
 class ConfidentLearningCallback(Callback):
-    """Gathers out-of-fold probabilities of the training set: after every fit, K fold Learners
-    repeat that fit, each without its fold, and predict the fold. `learn.oof` (and `oof` here)
-    holds the result.
+    """Gathers out-of-fold probabilities of the training set: after every fit, linear heads on the
+    features of the untrained model predict it, each without its fold; if the trained Learner agrees
+    better with the validation set's labels than they do, K fold Learners repeat the fit instead,
+    each without its fold, and predict the fold. `learn.oof` (and `oof` here) holds the result.
 
     >>> from fastai.basics import *
     >>> from fastai_clean.all import *
@@ -27,13 +30,24 @@ class ConfidentLearningCallback(Callback):
     ...     learn.fit(1, cbs=ConfidentLearningCallback(n_folds=2))
     >>> learn.oof
     OutOfFold(20 items, 2 classes, 2 folds, 20 predicted)
+    >>> learn.oof.config['mode']
+    'features'
 
     `fit`, `fit_one_cycle`, `fine_tune`, `fit_flat_cos`, `fit_sgdr`, gradual unfreezing and any fits
     in a row are followed; `validate`, `get_preds`, `tta` and `lr_find` are not fits. The Learner
     itself trains as it would without the callback: same weights, records, files and random
     numbers. Folds leave out progress bars, loggers and trackers (SaveModel, EarlyStopping: folds
-    stop where the Learner stopped). Costs about K more fits. Confident learning: Northcutt, Jiang
-    and Chuang, JAIR 2021.
+    stop where the Learner stopped). Confident learning: Northcutt, Jiang and Chuang, JAIR 2021.
+
+    `mode='features'` trains no folds, but K regularised linear heads on the features of the model
+    as it is before the first fit, kept in `cache_dir` for the same inputs and weights: little more
+    than one prediction of the training set, and for a pretrained body often better; of no use for
+    random weights. `mode='folds'` costs about K more fits. `mode='auto'`, the default, begins with
+    the heads and trains the folds only where they are better, as said above, or where there are no
+    features (masks, a model without a linear layer) or an option is about the predictions of folds
+    (`tta`, `average`). Before it trains folds it prints what it chose, why, and what each takes,
+    which `oof.config` keeps in `mode`, `mode_reason` and `mode_cost`. After a fit of the head
+    alone, such as the first of `fine_tune`'s two, it does not compare.
 
     `n_jobs` trains folds in other processes, through joblib: loky's, or those of
     `joblib.parallel_config(backend='dask'|'ray')`. The Learner stays here; data, untrained model
@@ -55,12 +69,6 @@ class ConfidentLearningCallback(Callback):
     cache does not see the code of installed packages but for the versions above, files that your
     own functions open, or the state of numpy's generators: change `cache_key` when one changes.
 
-    `mode='features'` trains no folds, but K regularised linear heads on the features of the model
-    as it is before the first fit, kept in `cache_dir` for the same inputs and weights: little more
-    than one prediction of the training set, and for a pretrained body often better; of no use for
-    random weights. `mode='auto'` trains the folds only if the heads are worse than the trained
-    Learner on the validation set, and says so in `oof.config['mode_reason']`.
-
     Raises TypeError or ValueError for invalid options, and at the first batch of the
     fit, before anything is trained, for data, optimizers and callbacks that cannot be split into
     folds or copied, and for a `cache_dir` of another run. Warns if the Learner is trained
@@ -69,7 +77,7 @@ class ConfidentLearningCallback(Callback):
     in_folds = False
     _stateattrs = 'folds', 'splits', '_record', '_armed', '_cancelled', '_weights', '_watch'
 
-    @takes_options
+    @takes_options()
     def __init__(self, *args, **kwargs):
         self._init_state()
         vars(self).update(vars(fold_options(*args, **kwargs)))
@@ -97,6 +105,7 @@ class ConfidentLearningCallback(Callback):
         self._end_watch()
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds'): return
         self._record = FitRecord(self.learn, self.learn.opt)
+        watch_errors(self.learn)
 
     def before_train(self):
         "The fit is real: take the untrained model, and refuse what cannot be followed"
@@ -119,6 +128,7 @@ class ConfidentLearningCallback(Callback):
             names = [o.name for o in fields(FoldOptions)]
             options = FoldOptions(**{o: vars(self)[o] for o in names if o in vars(self)})
             folds = make_engine(self._record, options)
+            for dl in self._record.dls.loaders[1:2]: warn_if_unreadable(dl)
         else:
             folds = self.folds
             if not torch.equal(self._weights, _fingerprint(learn.model)):
@@ -132,16 +142,27 @@ class ConfidentLearningCallback(Callback):
         in_force = [o for o in learn.cbs if o.run and o is not self]
         needed = [o for o in in_force if shapes_training(o, self.leave_out)]
         own = [o for o in needed if is_own(o)]
-        self._watch = Watch(learn, own, [o for o in in_force if o not in needed])
+        self._watch = Watch(learn, own, [o for o in in_force if o not in needed],
+                            self._record.hypers)
 
     def _end_watch(self):
         watch = vars(self).get('_watch')
         self._watch = None
         return ([], []) if watch is None else watch.end()
 
+    # What callbacks/base.py asks of a callback that an error must not leave as it is
+    @property
+    def _in_fit(self): return vars(self).get('_record') is not None
+
+    def _leave(self):
+        self._record = None
+        self._armed = False
+        self._end_watch()
+        unwatch_errors(self.learn)
+
     def __setattr__(self, name, value):
         # A callback of `fit(cbs=...)` that an error ended leaves the Learner without an event
-        if name == 'learn' and value is None: self._end_watch()
+        if name == 'learn' and value is None and self.learn is not None: self._leave()
         super().__setattr__(name, value)
 
     def after_cancel_fit(self):
@@ -155,11 +176,13 @@ class ConfidentLearningCallback(Callback):
         armed = self._armed
         self._record = None
         self._armed = False
+        unwatch_errors(self.learn)
         if not armed: return
         self._weights = _fingerprint(self.learn.model)
         if self._cancelled: record.stop_at = self.learn.pct_train
-        if self._watch is not None: record.changed = self._watch.changes
+        watch = self._watch
         self.folds.leave_idle(record, *self._end_watch())
+        if watch is not None: record.changed = watch.changes
         self.folds.follow(record)
 
     def resume(self) -> OutOfFold:

@@ -113,7 +113,8 @@ class ItemWeightsCallback(TargetsCallback):
         probs, _ = _lined_up(self.source, ids, self._labels, self.changed_labels)
         known = np.isfinite(probs).all(1)
         quality = label_quality(self._labels.targets[known], probs[known], self.score)
-        if quality.min() < 0 or quality.sum() <= 0:
+        # Written so that NaN is refused too
+        if not (quality.min() >= 0 and 0 < quality.sum() < np.inf):
             raise ValueError(f"score gives label qualities from {quality.min():.3g} to "
                              f"{quality.max():.3g}: return 0 or more, and not 0 for all")
 

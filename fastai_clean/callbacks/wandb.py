@@ -266,8 +266,10 @@ def _cell(o):
 
 def _counts(interp):
     flagged = interp.issues.is_issue
-    return {'noise_rate': interp.noise_rate, 'n_issues': int(flagged.sum()),
-            'n_items': len(flagged)}
+    counts = {'noise_rate': interp.noise_rate, 'n_issues': int(flagged.sum()),
+              'n_items': len(flagged)}
+    # Beside the counts on the page of the run, which say little then
+    return {**counts, 'weakness': inert(interp.weakness)} if interp.weakness else counts
 
 
 def _metrics_of(row): return _numbers({k: v for k, v in row.items() if k not in ('fold', 'items')})

@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import num_distrib
-from torch import nn
+from torch import distributed, nn
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
@@ -69,6 +69,16 @@ def alone(
         learn.to_detach = lambda b, cpu=True, gather=True: Learner.to_detach(learn, b, cpu, False)
         try: yield
         finally: del learn.to_detach
+
+
+def same_everywhere(
+    value: Any,  # Anything that can be pickled
+) -> Any:
+    "What the first of several processes that train together passes, in all of them; else `value`"
+    if not (distributed.is_available() and distributed.is_initialized()): return value
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
 
 
 def check_one_process(

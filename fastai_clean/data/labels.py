@@ -15,6 +15,7 @@ from fastai.data.core import Datasets
 from fastai.data.transforms import EncodedMultiCategorize
 from fastai.tabular.core import Tabular
 from fastai.text.data import LMDataLoader
+from fastai.torch_core import no_random
 from fastai.vision.core import AddMaskCodes
 from fastcore.xtras import is_listy
 from torch import nn
@@ -69,7 +70,7 @@ def labels_of(
         first, ys, vocab = found
         if ys is not None: ys = list(ys)
     except (KeyError, TypeError, AttributeError, ValueError) as e:
-        _name_unreadable(ds, e)
+        if found := _unreadable(ds): raise ValueError(found) from e
         raise
     if ys is None:
         raise TypeError("the data set has no labels: build it with a target, or pass "
@@ -82,25 +83,38 @@ def labels_of(
     # A text data set has a vocab of words and one of labels; the labels' is the last
     if vocab is not None and len(vocab) and not isinstance(vocab[0], str) and is_listy(vocab[0]):
         vocab = vocab[-1]
-    return _checked([_array(y) for y in ys], vocab, task)
+    return _checked(ds, [_array(y) for y in ys], vocab, task)
 
 
-def _name_unreadable(ds, error):
-    """Raise ValueError, naming items, if the labels of some cannot be read, such as a missing one
-    or a class that the vocab lacks, on which fastai fails with an error that names none"""
-    if not isinstance(ds, Datasets) or len(ds.tls) != ds.n_inp + 1: return
+def warn_if_unreadable(
+    dl,  # DataLoader of the validation set
+) -> None:
+    """Warn, naming items, if labels of fastai's Datasets cannot be read, on which a fit fails at
+    the end of its first epoch. Not an error: a fit may leave validation out. Inputs are not read"""
+    ds = dl.dataset
+    # Without a vocab every label can be read; that of a mask would open a file
+    if not isinstance(ds, Datasets) or not hasattr(ds.tls[-1], 'vocab'): return
+    with no_random(): found = _unreadable(ds)
+    if found:
+        warn(f"in the validation set, {found}; otherwise a fit that validates ends with an error",
+             stacklevel=2)
+
+
+def _unreadable(ds):
+    """A sentence that names items whose labels cannot be read, such as a missing one or a class
+    that the vocab lacks, on which fastai fails with an error that names none; or ''"""
+    if not isinstance(ds, Datasets) or len(ds.tls) != ds.n_inp + 1: return ''
     target = ds.tls[ds.n_inp]
     bad = []
     for i in range(len(ds)):
         try: target[i]
-        except Exception as e: bad.append((i, e))
-    if not bad: return
-    i, e = bad[0]
+        except Exception as e: bad.append((i, e))  # noqa: BLE001  of a function of the user's
     # The tokenizer, or a function of the user's, fails for every item: that is no label's fault
-    if len(bad) == len(ds): return
-    raise ValueError(f"{len(bad)} labels are missing or outside the vocab, first that of item "
-                     f"{brief(ids_of(ds)[i])} ({shorten(e.args[0] if e.args else e, 60)}): correct "
-                     "them or leave the items out") from error
+    if not bad or len(bad) == len(ds): return ''
+    i, e = bad[0]
+    why = shorten(e.args[0] if e.args else e, 60)
+    return (f"{len(bad)} labels are missing or outside the vocab, first that of item "
+            f"{shorten(ids_of(ds)[i], 80)} ({why}): correct them or leave the items out")
 
 
 def _check_data_set(dl, ds):
@@ -149,9 +163,9 @@ def _table_labels(to):
                         "one, or MultiCategoryBlock(encoded=True) for columns of 0 and 1")
 
     ys = to.items[names].to_numpy(dtype=np.float32)
-    if len(names) > 1 and vocab is not None: return _checked(list(ys), names, 'multilabel')
+    if len(names) > 1 and vocab is not None: return _checked(to, list(ys), names, 'multilabel')
     if len(names) == 1: ys = ys[:, 0]
-    return _checked(list(ys), vocab, 'regression' if vocab is None else 'classification')
+    return _checked(to, list(ys), vocab, 'regression' if vocab is None else 'classification')
 
 
 def _codes(dl):
@@ -164,14 +178,15 @@ def _codes(dl):
 def _array(y): return np.asarray(y.cpu() if isinstance(y, torch.Tensor) else y)
 
 
-def _checked(ys, vocab, task):
+def _checked(ds, ys, vocab, task):
     "`Labels` of the arrays `ys`, one per item; ValueError if one is not in the vocab or not finite"
     if task == 'classification': targets, bad = _classes(ys, vocab)
     else: targets, bad = _vectors(ys, vocab, task)
     if bad.any():
         kind = 'missing or infinite' if task == 'regression' else 'outside the vocab'
-        raise ValueError(f"{bad.sum()} labels are {kind}, first that of item {bad.argmax()}: "
-                         "correct them or leave the items out")
+        first = shorten(ids_of(ds)[bad.argmax()], 80)
+        raise ValueError(f"{bad.sum()} labels are {kind}, first that of item {first}: correct them "
+                         "or leave the items out")
     return Labels(targets, None if task == 'regression' else _unique(vocab), task)
 
 

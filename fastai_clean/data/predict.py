@@ -1,7 +1,7 @@
 "The one way to predict: one pass over a data set, in its order, for all that is wanted of it"
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -10,7 +10,7 @@ from warnings import warn
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
 from fastai.losses import LabelSmoothingCrossEntropy
@@ -68,7 +68,7 @@ def predict(
     elif hasattr(dl, 'dataset'): found = len(dl.dataset)
     cb = _Collect(act, task, n or found or 1, tta, features, list(metrics))
     try:
-        with alone(learn), _unnoticed(learn):
+        with alone(learn), _unnoticed(learn), _uncancelled(learn):
             # `reorder` would sort only what GatherPredsCallback holds; this callback holds the rest
             *_, losses = learn.get_preds(dl=dl, with_preds=False, with_targs=False,
                                          with_loss=with_loss, reorder=False, cbs=cb)
@@ -193,6 +193,23 @@ def _unnoticed(learn):
         try: yield
         finally:
             for o, values in kept: vars(o).update(values)
+
+
+@contextmanager
+def _uncancelled(learn) -> Iterator[None]:
+    """A callback that ends a fit after an epoch has nothing to end here: `get_preds` calls that
+    event outside of what catches it"""
+    put = vars(learn).get('_call_one')
+    call = learn._call_one
+
+    def call_one(name):
+        cancels = (CancelFitException, CancelEpochException) if name == 'after_epoch' else ()
+        with suppress(*cancels): call(name)
+    learn._call_one = call_one
+    try: yield
+    finally:
+        del learn._call_one
+        if put is not None: learn._call_one = put
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 "Views of data sets, DataLoaders over them, and data sets with decided labels"
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,9 @@ def plain_dl(
     if 'create_item' in vars(dl): res.create_item = Mapped(dl.create_item, idxs)
     if not (is_ours(type(res).get_idxs) and is_ours(type(res).shuffle_fn)):
         res.get_idxs = InOrder(len(idxs))
+    for name in ('sample', 'create_batches'):
+        if not is_ours(getattr(type(res), name)):
+            setattr(res, name, partial(getattr(DataLoader, name), res))
     return res
 
 

@@ -22,12 +22,13 @@ from ..data.predict import infer_act
 from ..issues.checks import check_labels_probs, of_classes
 from ..issues.classification import with_names
 from ..issues.columns import Score
-from . import joins, outputs, pictures, tables
+from . import crowd, joins, outputs, pictures, reviewed, tables
 from .decisions import decided, put_decisions
 from .sets import check_oof, find_set, has_reduction, with_dynamics
 
 if TYPE_CHECKING:
     from ..review import ReviewSession
+    from ..review.estimate import Estimate
 
 FINDERS = {'classification': issues.find_issues,
            'multilabel': issues.find_multilabel_issues,
@@ -186,13 +187,17 @@ class CleanInterpretation(ClassificationInterpretation):
         return df.assign(worst_pairs=pd.Series(worst, dtype=object))
 
     def find_issues(self,
-        filter_by: str | None = None,  # One of `issues.FILTERS`; None: prune_by_noise_rate
+        # One of `issues.FILTERS`, or an Estimate, for its `cut`; None: 'auto'
+        filter_by: 'str | Estimate | None' = None,
         score: Score | None = None,  # See `issues.label_quality`; None: the task's first
         **kwargs,  # Passed to `issues.find_issues`, or to the task's own function
     ) -> pd.DataFrame:
         """Make `issues` again from the same probabilities, for this and every picture, table and
         file to come; returns it. What `audit` found stays joined. Raises ValueError for a filter if
         the task has none, and what the task's own function raises."""
+        # By what it can do: the review is a layer below
+        estimate = filter_by if hasattr(filter_by, 'flagged') else None
+        if estimate is not None: filter_by = None
         kwargs |= {k: v for k, v in dict(filter_by=filter_by, score=score).items() if v is not None}
         if 'filter_by' in kwargs and self.task not in ('classification', 'multilabel'):
             raise ValueError(f"filter_by is {filter_by!r}, but {self.task} has no filters: leave "
@@ -212,7 +217,11 @@ class CleanInterpretation(ClassificationInterpretation):
         if self.task == 'classification': self.issues = with_names(self.issues, list(self.vocab))
         self.filter_by = None
         if 'filter_by' in inspect.signature(f).parameters:
-            self.filter_by = kwargs.get('filter_by', 'prune_by_noise_rate')
+            name = kwargs.get('filter_by', 'auto')
+            self.filter_by = name if isinstance(name, str) else 'a mask'
+        if estimate is not None:
+            reviewed.flag(self, estimate)
+            self.filter_by = 'estimate'
         if self.audited is not None: tables.join_audit(self)
         return self.issues
 
@@ -260,7 +269,10 @@ class CleanInterpretation(ClassificationInterpretation):
         wrong, the rate is far too high. Warns, once, of a model that is named in `weakness`."""
         tables.warn_if_weak(self)
         if self.task != 'classification': return float(self.issues.is_issue.mean())
-        return issues.noise_rate(self.given, joint=self.joint)
+        return self._noise_rate
+
+    @cached_property
+    def _noise_rate(self): return issues.noise_rate(self.given, self.probs)
 
     @property
     def agreement(self) -> float:
@@ -273,21 +285,24 @@ class CleanInterpretation(ClassificationInterpretation):
 
     @property
     def health_score(self) -> float:
-        """Overall label health, 0 to 1: the estimated share of right labels, as cleanlab computes
-        it from the joint alone. Raises TypeError unless items have one class."""
+        """cleanlab's overall label health, 0 to 1: the share of right labels that confident
+        learning estimates; `noise_rate` is the better estimate. Warns as it does. Raises TypeError
+        unless items have one class."""
         tables.need_classes(self, 'health_score')
-        return 1 - self.noise_rate
+        tables.warn_if_weak(self)
+        return issues.health_score(self.given, joint=self.joint)
 
     weakness = cached_property(tables.weakness)
     health = tables.health
     top_pairs = tables.top_pairs
-    advise_filter = tables.advise_filter
     class_issues = tables.class_issues
     confusion_matrix = tables.confusion_matrix
     print_classification_report = tables.print_classification_report
     evaluate = tables.evaluate
     audit = tables.audit
     rows = joins.rows
+    estimate = reviewed.estimate
+    annotators = crowd.annotators
 
     shown = pictures.shown
     plot_noisy = pictures.plot_noisy
@@ -296,6 +311,7 @@ class CleanInterpretation(ClassificationInterpretation):
     plot_confusion_matrix = pictures.plot_confusion_matrix
     plot_quality = pictures.plot_quality
     plot_class_health = pictures.plot_class_health
+    plot_estimate = pictures.plot_estimate
 
     to_frame = outputs.to_frame
     to_csv = outputs.to_csv
@@ -313,11 +329,11 @@ class CleanInterpretation(ClassificationInterpretation):
         # Imported here: the review is a layer below, and looking at a table must not need it
         from ..review import ReviewSession
         tables.need_classes(self, 'review')
-        sets = {'training set': 'train', 'validation set': 'valid', 'test set': 'test'}
-        name = self.how.get('data set')
-        return ReviewSession(self.issues, path, vocab=list(self.vocab), user=user,
-                             set=sets.get(name, name), rows=joins.own_rows(self),
-                             root=self.learn.path)
+        session = ReviewSession(self.issues, path, vocab=list(self.vocab), user=user,
+                                set=reviewed.set_of(self), rows=joins.own_rows(self),
+                                root=self.learn.path)
+        session.weakness = self.weakness
+        return session
 
     def _calibrate(self, how):
         if how != 'temperature':

@@ -7,6 +7,7 @@ from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from .report import page, parts_of
 from .tables import need_classes
 
 if TYPE_CHECKING:
+    from ..review import ReviewSession
+    from ..review.estimate import Estimate
     from .base import CleanInterpretation
 
 ADDED = 'given', 'predicted', 'confidence', 'label_quality', 'is_issue', 'id'
@@ -68,9 +71,10 @@ def to_csv(
     run, such as `=1+1`, gets an apostrophe in front; `fastai_clean_review` takes it off again, and
     so does `.str.replace(r"^'(?='*\\s*[=+@-])", '', regex=True)`.
 
-    Raises FileExistsError if `path` exists and `overwrite` is False, and another OSError if no file
-    can be written there."""
-    return write_file(path, lambda tmp: _to_csv(interp.to_frame(only_issues), tmp), overwrite)
+    Warns if the model is too weak to judge the labels. Raises FileExistsError if `path` exists and
+    `overwrite` is False, and another OSError if no file can be written there."""
+    written = write_file(path, lambda tmp: _to_csv(interp.to_frame(only_issues), tmp), overwrite)
+    return _warned(interp, written)
 
 
 def to_review(
@@ -81,8 +85,8 @@ def to_review(
     """Write all of `issues` as the CSV that `fastai_clean_review` shows, with a column `path` of
     the image files, or a column `text` of the items if not all have one.
 
-    Raises FileExistsError if `path` exists and `overwrite` is False, and TypeError unless items
-    have one class."""
+    Warns if the model is too weak to judge the labels. Raises FileExistsError if `path` exists and
+    `overwrite` is False, and TypeError unless items have one class."""
     need_classes(interp, 'review')
     rows = interp.issues
     files = [image_path(interp.dl.dataset, i) for i in rows.index]
@@ -93,7 +97,7 @@ def to_review(
         # As objects: pandas' text columns refuse what UTF-8 cannot hold
         texts = [_said(interp.shown(i)) for i in rows.index]
         df = rows.assign(text=pd.Series(texts, rows.index, dtype=object))
-    return write_file(path, lambda tmp: _to_csv(df, tmp), overwrite)
+    return _warned(interp, write_file(path, lambda tmp: _to_csv(df, tmp), overwrite))
 
 
 def to_parquet(
@@ -104,8 +108,9 @@ def to_parquet(
 ) -> Path:
     """Write `to_frame` as Parquet, columns of mixed types as text.
 
-    Raises FileExistsError if `path` exists and `overwrite` is False, ValueError if a column appears
-    twice, and ImportError if pyarrow (extra `parquet`) is not installed."""
+    Warns if the model is too weak to judge the labels. Raises FileExistsError if `path` exists and
+    `overwrite` is False, ValueError if a column appears twice, and ImportError if pyarrow (extra
+    `parquet`) is not installed."""
     try: import_module('pyarrow')
     except ImportError as e:
         raise ImportError("to_parquet needs pyarrow: pip install 'fastai_clean[parquet]'") from e
@@ -118,7 +123,7 @@ def to_parquet(
     for name in df:
         # Arrow refuses a column of numbers and texts, and texts that UTF-8 cannot hold
         if pd.api.types.is_object_dtype(df[name]): df[name] = _for_arrow(df[name])
-    return write_file(path, lambda tmp: df.to_parquet(tmp, index=False), overwrite)
+    return _warned(interp, write_file(path, lambda tmp: df.to_parquet(tmp, index=False), overwrite))
 
 
 def report(
@@ -127,18 +132,29 @@ def report(
     n: int = 100,  # Number of items, the worst first
     title: str | None = None,  # Title of the page; None: by the data set
     overwrite: bool = False,  # Whether to replace a file
+    estimate: 'Estimate | ReviewSession | None' = None,  # From `estimate`, or a session for it
 ) -> Path:
     """Write one HTML file that needs nothing else: the summary, the pictures, the `n` worst items,
-    and how the probabilities were made.
+    and how the probabilities were made; and how many labels are wrong, if decisions on some give an
+    `estimate`.
 
-    Raises FileExistsError if `path` exists and `overwrite` is False, and ValueError if n < 1."""
+    Raises FileExistsError if `path` exists and `overwrite` is False, ValueError if n < 1, and as
+    `interp.estimate` does."""
     if n < 1: raise ValueError(f"n is {n}: show at least 1 item")
     # Before the work: drawing the pictures takes seconds
     free_path(path, overwrite)
 
     if not title: title = f"Label report: {interp.how.get('data set', 'data')}"
-    text = page(title, **parts_of(interp, n))
+    text = page(title, **parts_of(interp, n, estimate))
     return write_file(path, lambda tmp: tmp.write_text(text, encoding='utf-8'), overwrite)
+
+
+def _warned(interp, path):
+    "`path`; warns, in the name of the caller's caller, if its issues are those of a weak model"
+    # Even if it was said before: a file is passed on, and does not say it
+    if interp.weakness:
+        warn(f"{path.name} has the issues of a weak model: {interp.weakness}", stacklevel=3)
+    return path
 
 
 def _column(values):

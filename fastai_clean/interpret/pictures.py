@@ -9,9 +9,12 @@ from matplotlib.colors import Colormap
 from .. import issues, plots
 from .._text import shorten
 from ..data.show import show_item, show_masks
+from . import reviewed
 from .tables import confusion_matrix, flagged_of, health, need_classes
 
 if TYPE_CHECKING:
+    from ..review import ReviewSession
+    from ..review.estimate import Estimate
     from .base import CleanInterpretation
 
 
@@ -122,6 +125,21 @@ def plot_class_health(
     df = health(interp)
     return plots.plot_class_health(df.label_noise.to_numpy(), df.inverse_label_noise.to_numpy(),
                                    list(df.index), counts=df['items'].to_numpy(), **kwargs)
+
+
+def plot_estimate(
+    interp: 'CleanInterpretation',
+    estimate: 'Estimate | ReviewSession',  # From `estimate`, or the session to make it from
+    **kwargs,  # Passed to `plots.plot_found`: figsize, ax
+) -> Axes:
+    """Wrong labels found against items to review, worst first, with the 95 % interval; how many
+    there are, and after how many items 95 % of them are found. Raises as `estimate` does."""
+    estimate = reviewed.as_estimate(interp, estimate)
+    curve = estimate.curve()
+    return plots.plot_found(
+        curve.reviewed, curve.found, curve.low, curve.high,
+        **{'total': (estimate.wrong, estimate.low, estimate.high), 'stop': estimate.to_find().n,
+           **kwargs})
 
 
 def _title(o):

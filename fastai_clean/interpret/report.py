@@ -6,7 +6,7 @@ it: markup in the data stays text, and nothing in it can reorder or hide the tex
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .._images import Unreadable, encoded, small, thumbnail
-from .._text import neutral
+from .._text import capital, neutral
 from ..data.show import image_path
-from .tables import advise_filter, class_issues, health, top_pairs
+from .reviewed import as_estimate
+from .tables import class_issues, health, top_pairs
 
 if TYPE_CHECKING:
+    from ..review import ReviewSession
+    from ..review.estimate import Estimate
     from .base import CleanInterpretation
 
 # Numbers in these columns are names: the class 2019 is not 2,019
@@ -33,7 +36,6 @@ MAX_CELL = 160  # Characters of any other value
 MAX_LIST = 20  # Values of a list
 MAX_TABLE = 200  # Rows of a table
 DPI = 144  # Of pictures: one and a half times what a screen shows
-DARK_PANEL = '#1c2128'  # `--panel` of report.css in dark mode
 WEAK = .3  # A model that contradicts a larger share of the labels than this is called weak
 
 FLATTERS = ('Probabilities are in-sample: the model has learned the wrong labels too, so it finds '
@@ -58,13 +60,14 @@ def page(
     """The report as one page without scripts or links, whose policy forbids it to load anything.
 
     Every value is shown as text: markup is escaped, what could reorder or hide text around it is
-    replaced by U+FFFD. Pictures are drawn twice, light and dark, and their figures closed. Values
-    in columns such as `given` and `id` are names and stay as they are; other numbers are written as
-    .913 and 1,437, missing ones as –. An image that cannot be drawn gives a placeholder with the
-    reason. Raises TypeError for a table that is not a DataFrame."""
+    replaced by U+FFFD. Pictures are charts: they are drawn on white, which a dark screen inverts,
+    and their figures closed. Values in columns such as `given` and `id` are names and stay as they
+    are; other numbers are written as .913 and 1,437, missing ones as –. An image that cannot be
+    drawn gives a placeholder with the reason. Raises TypeError for a table that is not a
+    DataFrame."""
     return _template().render(
         title=title, summary=summary, warnings=warnings, how=how or {},
-        pictures=[(caption, _drawn_twice(f)) for caption, f in pictures],
+        pictures=[(caption, _drawn(f)) for caption, f in pictures],
         tables=[_table(caption, df) for caption, df in tables],
         cards=[_card(o['shown'], o['cells']) for o in rows])
 
@@ -132,19 +135,10 @@ def _table(caption, df):
                 rows=df.head(MAX_TABLE).itertuples(name=None), more=max(0, len(df) - MAX_TABLE))
 
 
-def _drawn_twice(f):
-    """The picture as a list of dicts of its `scheme`, `uri`, and size in CSS pixels; empty if there
-    are no Axes"""
-    # Both, since a browser that prints does not choose again among the sources of a <picture>
-    colours = plt.style.library['dark_background']
-    panel = dict.fromkeys(('figure.facecolor', 'axes.facecolor', 'savefig.facecolor'), DARK_PANEL)
-    # The user's own style, such as a dark notebook's, must not colour the light version
-    styles = {'light': {o: plt.rcParamsDefault[o] for o in colours}, 'dark': {**colours, **panel}}
-    images = [(scheme, _drawn(f, style)) for scheme, style in styles.items()]
-    return [dict(scheme=scheme, **image) for scheme, image in images if image is not None]
-
-
-def _drawn(f, style):
+def _drawn(f):
+    "The picture as a dict of its `uri` and size in CSS pixels; None if there are no Axes"
+    # The user's own style may be that of a dark notebook, and report.css inverts what is white
+    style = {o: plt.rcParamsDefault[o] for o in plt.style.library['dark_background']}
     before = set(plt.get_fignums())
     file = BytesIO()
     try:
@@ -192,6 +186,7 @@ def _item(shown):
 def parts_of(
     interp: 'CleanInterpretation',
     n: int,  # Number of items, the worst first
+    estimate: 'Estimate | ReviewSession | None' = None,  # See `outputs.report`
 ) -> dict:  # Arguments of `page`
     "What the report of `interp` says"
     how = dict(interp.how)
@@ -207,7 +202,7 @@ def parts_of(
     if interp.task == 'classification':
         summary |= {'classes': len(interp.vocab),
                     'estimated noise rate': f'{interp.noise_rate:.1%}',
-                    'label-health score': f'{interp.health_score:.3f}'}
+                    "cleanlab's health score": f'{interp.health_score:.3f}'}
         tables = [('Class pairs with most label issues', top_pairs(interp)),
                   ('Classes, the worst first', health(interp).head(25))]
         pictures = [('Confident joint: given and likely true class', interp.plot_confident_joint),
@@ -215,29 +210,33 @@ def parts_of(
                     ('Health of the classes', interp.plot_class_health),
                     ('Label quality by given class', interp.plot_quality),
                     ('Confusion matrix of the model', interp.plot_confusion_matrix)]
-        warnings = _filter_notices(interp)
+        if interp.agreement < 1 - WEAK and not interp.weakness: warnings = [WEAK_MODEL]
     if interp.task == 'multilabel':
         tables = [('Worst single labels', class_issues(interp).head(25))]
     if isinstance(folds, list) and folds:
         tables.append(('Metrics of the folds on their held-out items', pd.DataFrame(folds)))
 
+    if estimate is not None:
+        estimate = as_estimate(interp, estimate)
+        about = f'{estimate.wrong:,.0f} ({estimate.low:,.0f} to {estimate.high:,.0f})'
+        summary |= {'wrong labels, from decisions': about}
+        warnings = [f'{capital(str(estimate))} {estimate.advice}', *warnings]
+        pictures = [('Wrong labels found against items to review',
+                     partial(interp.plot_estimate, estimate)), *pictures]
+        known = estimate.per_class.dropna(subset='wrong').round()
+        known = known.astype(dict.fromkeys(('wrong', 'low', 'high'), int))
+        if len(known): tables = [('Wrong labels of the classes, from decisions', known), *tables]
+
     how |= {'made': f'{datetime.now():%Y-%m-%d %H:%M}', 'task': interp.task}
     how |= {'filter': interp.filter_by, 'model': type(interp.learn.model).__name__}
     weak = interp.weakness
-    if weak: warnings = [f'{weak[0].upper()}{weak[1:]}.', *warnings]
+    if weak: warnings = [f'{capital(weak)}.', *warnings]
     if interp.how.get('probabilities') == 'in-sample': warnings.append(FLATTERS)
     if interp.how.get('probabilities') == 'held-out': warnings.append(TEST)
     rows = [dict(shown=_shrunk(interp.shown(i)), cells=_cells(interp, i, row))
             for i, row in interp.issues.head(n).iterrows()]
     return dict(summary=summary, warnings=warnings, tables=tables, pictures=pictures, rows=rows,
                 how=how)
-
-
-def _filter_notices(interp):
-    advice = advise_filter(interp)
-    notice = (f'Filter in use: {interp.filter_by}; advised for these data: {advice.filter_by}. '
-              f'{advice.reason}.')
-    return [notice, WEAK_MODEL] if advice.disagreement > WEAK and not interp.weakness else [notice]
 
 
 def _cells(interp, i, row):

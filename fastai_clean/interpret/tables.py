@@ -17,8 +17,10 @@ from ..data.predict import infer_act
 from ..data.show import image_path
 from ..oof.result import oof_of
 from .joins import corrected
+from .reviewed import corrections_of
 
 if TYPE_CHECKING:
+    from ..review import ReviewSession
     from .base import CleanInterpretation
 
 Metrics = Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
@@ -40,11 +42,12 @@ def weakness(
     """A sentence with figures if the model is too weak to judge these labels: its counts say little
     then. Empty if it is not. A model is weak if it agrees with the labels hardly more than it would
     if they were shuffled (Cohen's kappa not surely above .1; for regression a rank correlation not
-    above .2), or if that is so of one fold, or of single labels."""
+    above .2), or if that is so of one fold, or of single labels; or if both kappas, with the labels
+    and between repeats of the folds, are below .3."""
     oof = oof_of(interp.learn) if interp.how.get('probabilities') == 'out-of-fold' else None
     fold = oof.fold if oof is not None and len(oof) == len(interp.given) else None
     return _strength.weakness(labelled_of(interp), interp.predicted, interp.task, interp.vocab,
-                              fold)
+                              fold, interp.how.get('kappa_between_repeats'))
 
 
 def warn_if_weak(
@@ -85,15 +88,6 @@ def flagged_of(
     "Which items are label issues"
     # The issue table is worst first, every other array is in the order of the data set
     return interp.issues.is_issue.sort_index().to_numpy()
-
-
-def advise_filter(
-    interp: 'CleanInterpretation',
-) -> issues.Advice:
-    """Which filter fits these data, and why, see `issues.advise_filter`. Raises TypeError unless
-    items have one class."""
-    need_classes(interp, 'advise_filter')
-    return issues.advise_filter(interp.given, interp.probs, joint=interp.joint)
 
 
 def worst_named(
@@ -196,8 +190,8 @@ def labelled_of(
 
 def evaluate(
     interp: 'CleanInterpretation',
-    # Position or id -> label; or a DataFrame of id and label, such as session.decisions
-    corrections: Mapping[Any, Any] | pd.Series | pd.DataFrame | None = None,
+    # A ReviewSession; or position or id -> label; or a DataFrame of id and label
+    corrections: 'ReviewSession | Mapping[Any, Any] | pd.Series | pd.DataFrame | None' = None,
     metrics: Metrics | None = None,  # Name -> function of true and predicted labels
     n_boot: int = 1000,  # Bootstrap samples
     seed: int = 42,  # Seed of the bootstrap
@@ -205,8 +199,9 @@ def evaluate(
     """The model's metrics on the labels as given, with the flagged items left out, and with them
     corrected, each with its 95 % bootstrap interval.
 
-    `corrections` are a reviewer's: a dict names items by position or id, a Series by the row labels
-    of its index if the items are rows of a DataFrame. Without them the flagged items get the
+    `corrections` are a reviewer's: a session, whose deleted items are left out, for they have no
+    right label; a DataFrame; a dict, which names items by position or id; or a Series, by the row
+    labels of its index if the items are rows of a DataFrame. Without them the flagged items get the
     predicted label; without `metrics`, accuracy and F1, or the task's own. Warns that leaving out
     the flagged items, or giving them the predicted labels, flatters the model: only corrections
     make an honest test set. Raises TypeError for arguments of the wrong kind, and ValueError for
@@ -214,17 +209,19 @@ def evaluate(
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics is a {type(metrics).__name__}: pass name -> function, for "
                         "example {'accuracy': sklearn.metrics.accuracy_score}")
+    deleted = np.zeros(len(interp.given), bool)
+    if hasattr(corrections, 'decisions'): corrections, deleted = corrections_of(interp, corrections)
     kinds = Mapping, pd.Series, pd.DataFrame
     if corrections is not None and not isinstance(corrections, kinds):
-        raise TypeError(f"corrections is a {type(corrections).__name__}: pass a dict, position -> "
-                        "label as in `vocab`")
+        raise TypeError(f"corrections is a {type(corrections).__name__}: pass a ReviewSession, or "
+                        "a dict, position -> label as in `vocab`")
 
     y = labelled_of(interp)
     p = interp.predicted
     kept = ~flagged_of(interp)
     name = 'flagged corrected' if corrections is None else 'corrected by a reviewer'
     variants = {'as given': (y, p), 'flagged left out': (y[kept], p[kept]),
-                name: (_corrected(interp, y, corrections), p)}
+                name: (_corrected(interp, y, corrections)[~deleted], p[~deleted])}
     warn("metrics without the items that the model itself flags, or with its own predictions as "
          "labels, flatter the model: report those on the given labels, or on labels that a "
          "reviewer corrected", stacklevel=2)

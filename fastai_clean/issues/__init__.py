@@ -6,17 +6,19 @@ import warnings
 with warnings.catch_warnings():
     import cleanlab  # noqa: F401
 
+from .annotations import majority_labels
+from .annotators import AnnotatorIssues, find_annotator_issues
 from .audit import audit
 from .calibrate import apply_temperature, fit_temperature
+from .channel import Channel
 from .classification import find_issues, label_quality
-from .confident import FILTERS, SCORES, StreamedIssues, predicted_classes
+from .confident import CLEANLAB, FILTERS, SCORES, StreamedIssues, predicted_classes
 from .multilabel import find_class_issues, find_multilabel_issues
 from .noise import (
-    Advice,
-    advise_filter,
     class_health,
     class_thresholds,
     confident_joint,
+    health_score,
     noise_matrix,
     noise_rate,
     top_pairs,
@@ -24,9 +26,10 @@ from .noise import (
 from .regression import REGRESSION_SCORES, find_regression_issues
 from .segmentation import SEGMENTATION_SCORES, find_segmentation_issues, segmentation_pixel_issues
 
-__all__ = ['FILTERS', 'REGRESSION_SCORES', 'SCORES', 'SEGMENTATION_SCORES', 'Advice',
-           'StreamedIssues', 'advise_filter', 'apply_temperature', 'audit', 'class_health',
-           'class_thresholds', 'confident_joint', 'find_class_issues', 'find_issues',
-           'find_multilabel_issues', 'find_regression_issues', 'find_segmentation_issues',
-           'fit_temperature', 'label_quality', 'noise_matrix', 'noise_rate', 'predicted_classes',
+__all__ = ['AnnotatorIssues', 'CLEANLAB', 'Channel', 'FILTERS', 'REGRESSION_SCORES', 'SCORES',
+           'SEGMENTATION_SCORES', 'StreamedIssues', 'apply_temperature', 'audit', 'class_health',
+           'class_thresholds', 'confident_joint', 'find_annotator_issues', 'find_class_issues',
+           'find_issues', 'find_multilabel_issues', 'find_regression_issues',
+           'find_segmentation_issues', 'fit_temperature', 'health_score', 'label_quality',
+           'majority_labels', 'noise_matrix', 'noise_rate', 'predicted_classes',
            'segmentation_pixel_issues', 'top_pairs']

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from .._columns import objects
 from .._rows import aligned, as_series
-from .._text import shorten
+from .._text import as_text, shorten
 from .checks import as_array
 
 Score: TypeAlias = str | Callable | Sequence | np.ndarray | pd.Series  # What `any_score` takes
@@ -152,6 +152,30 @@ def check_choice(
     "Raise ValueError if `value` is not one of `choices`"
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+
+
+def check_filter(
+    filter_by: Any,  # What the user passed: a name, or a mask
+    choices: Collection[str],  # Names that may be passed
+    n: int,  # Number of items
+    index: pd.Index | None = None,  # Row labels of the items, for a mask that is a Series
+    ids: Any = None,  # Ids of the items, likewise
+) -> np.ndarray | None:  # The mask (n,) in the order of the items, or None if it is a name
+    "Raises ValueError if `filter_by` is neither one of `choices` nor one boolean per item"
+    filter_by = as_series(filter_by)
+    if isinstance(filter_by, str) or not np.iterable(filter_by):
+        check_choice('filter_by', filter_by, choices)
+        return None
+    if isinstance(filter_by, pd.Series):
+        texts = None if ids is None else [as_text(o) for o in ids]
+        filter_by = aligned(filter_by, 'filter_by', index, texts)
+    mask = as_array(filter_by, 'filter_by')
+    if mask.dtype == object and all(isinstance(o, (bool, np.bool_)) for o in mask):
+        mask = mask.astype(bool)
+    if mask.dtype != bool or mask.shape != (n,):
+        raise ValueError(f"filter_by has shape {mask.shape} and dtype {mask.dtype} for {n} items: "
+                         f"pass one boolean per item, or one of {', '.join(choices)}")
+    return mask
 
 
 def check_numbers(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import xlogy
 
+from . import channel as channels
 from .checks import (
     as_probs,
     check_labels,
@@ -22,10 +23,11 @@ from .checks import (
 from .columns import check_choice
 from .prune import lowest, prune_by_class, prune_by_noise_rate, prune_counts, round_rows
 
-FILTERS = ('prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning',
-           'predicted_neq_given', 'low_normalized_margin', 'low_self_confidence')
+CLEANLAB = ('prune_by_noise_rate', 'prune_by_class', 'both', 'confident_learning',
+            'predicted_neq_given', 'low_normalized_margin', 'low_self_confidence')
+FILTERS = ('auto', *CLEANLAB)
 SCORES = 'self_confidence', 'normalized_margin', 'confidence_weighted_entropy'
-PRUNE = FILTERS[:3]  # Those that take all options of `find_issues`
+PRUNE = FILTERS[:4]  # Those that take all options of `find_issues`
 EPS = 1e-6  # cleanlab's tolerance when it compares probabilities
 CHUNK = 2**18  # Probabilities in a chunk: 1 MB, which stays in the cache of a processor
 
@@ -41,6 +43,8 @@ class StreamedIssues:
     `confidence_weighted_entropy`, unless `entropy` had the first pass make it. All results are
     those of cleanlab 2.9, except that the first of several equal items are flagged. Northcutt,
     Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021.
+    The filter `auto`, `noise_rate` and `error_probability` are our own, see `find_issues`; they
+    read at most 10,000 items once more, and then all of them.
     Raises ValueError or TypeError as `check_labels_probs` does."""
 
     def __init__(self,
@@ -164,6 +168,27 @@ class StreamedIssues:
         scaled = (joint.T/joint.sum(1)*self.counts).T
         return round_rows(scaled/scaled.sum()*len(self.labels))
 
+    @cached_property
+    def channel(self) -> channels.Channel:
+        "The noise channel that explains the labels, see `channel.fit_channel`"
+        idx = channels.sample(self.labels, self._given, self._other, len(self.counts))
+        # The table at these indices is a copy
+        return channels.fit_channel(self.labels[idx], channels.log_of(self._values(idx)))
+
+    @cached_property
+    def error_probability(self) -> np.ndarray:
+        "How likely each given label is wrong (n,), by `channel`"
+        def read(part):
+            return channels.error_probability(self.channel, self.labels[part], self._values(part))
+        # Before any thread asks for it
+        self.channel  # noqa: B018
+        return np.concatenate(self._each(read, self._parts))
+
+    @property
+    def noise_rate(self) -> float:
+        "Estimated share of wrong labels, 0 to 1: the mean of `error_probability`"
+        return float(self.error_probability.mean())
+
     def score(self,
         name: str = 'self_confidence',  # One of `SCORES`
     ) -> np.ndarray:  # (n,), 0 to 1, low if the label is likely wrong
@@ -177,13 +202,14 @@ class StreamedIssues:
         return np.log(weighted + 1)/weighted.clip(EPS)
 
     def mask(self,
-        filter_by: str = 'prune_by_noise_rate',  # One of `FILTERS`
+        filter_by: str = 'auto',  # One of `FILTERS`
         frac_noise: float = 1.,  # Share of the estimated issues to flag
         num_to_remove_per_class: Sequence[int] | None = None,  # How many to flag of each class (c,)
         min_examples_per_class: int = 1,  # Classes with no more items than this are not flagged
     ) -> np.ndarray:  # Boolean mask (n,)
-        """Which items cleanlab's `find_label_issues` flags; of equal ones, the first. Raises
-        ValueError for an unknown filter, labels of a single class, and options that do not fit."""
+        """Which items are issues: by 'auto', see `find_issues`; by another filter those that
+        cleanlab's `find_label_issues` flags, of equal ones the first. Raises ValueError for an
+        unknown filter, labels of a single class, and options that do not fit."""
         check_choice('filter_by', filter_by, FILTERS)
         check_two_classes(self.labels)
         options = check_options(len(self.counts), frac_noise, num_to_remove_per_class,
@@ -197,19 +223,39 @@ class StreamedIssues:
 
         # cleanlab flags no label whose probability is within EPS of the best one
         agrees = self._ahead(self._given + EPS)
+        if filter_by == 'auto': return self._likely(agrees, **options)
         if filter_by in PRUNE: return self._pruned(filter_by, *options.values()) & ~agrees
         if filter_by == 'predicted_neq_given': return ~self._ahead(self._given) & ~agrees
         off = (self._guess >= 0) & (self._guess != self.labels) & ~agrees
         if filter_by == 'confident_learning': return off
         return lowest(self.score(filter_by.removeprefix('low_')), int(off.sum()))
 
-    def _pruned(self, filter_by, frac_noise, num_to_remove, min_examples):
+    def _few(self, min_examples):
+        "Classes with too few items to be flagged (c,), with a warning"
         few = (self.counts > 0) & (self.counts <= min_examples)
         if few.any():
             # One warning for all, whereas cleanlab gives one for each of thousands of classes
             warn(f"{few.sum()} of {len(few)} classes, first {few.argmax()}, have at most "
                  f"min_examples_per_class={min_examples}: their items are not flagged",
-                 stacklevel=3)
+                 stacklevel=4)
+        return few
+
+    def _likely(self, agrees, frac_noise, num_to_remove_per_class, min_examples_per_class):
+        "Items that are likely wrong, by `channel`; the options mean what they mean for cleanlab"
+        likely = self.error_probability
+        spared = agrees | self._few(min_examples_per_class)[self.labels]
+        if num_to_remove_per_class is None:
+            found = channels.likely_wrong(likely, spared)
+            if frac_noise == 1: return found
+            return lowest(np.where(found, -likely, 1), round(frac_noise*found.sum()))
+        found = np.zeros(len(likely), dtype=bool)
+        for idx, num in zip(self._groups, num_to_remove_per_class):
+            idx = idx[~spared[idx]]
+            found[idx] = lowest(-likely[idx], num)
+        return found
+
+    def _pruned(self, filter_by, frac_noise, num_to_remove, min_examples):
+        self._few(min_examples)
         prune = prune_counts(self.joint, self.counts, frac_noise, num_to_remove, min_examples)
         if filter_by == 'prune_by_class':
             return prune_by_class(self._given, self._groups, prune, min_examples)

@@ -25,13 +25,13 @@ from .columns import (
     warn_of_twins,
     worst_first,
 )
-from .confident import FILTERS, PRUNE, SCORES
+from .confident import FILTERS, PRUNE, SCORES, StreamedIssues
 
 
 def find_multilabel_issues(
     labels: Any,  # Given labels (n, c): 1 if the item has the class; or a list of classes per item
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1; rows need not sum to 1
-    filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
+    filter_by: str = 'auto',  # Which classes of an item are issues: one of `FILTERS`
     score: Score = 'self_confidence',  # Ranks items: one of `SCORES`, or see `label_quality`
     *,
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
@@ -45,9 +45,10 @@ def find_multilabel_issues(
     `given` and `predicted` are tuples of class names, `worst_class` the class whose label is the
     likeliest wrong, and `confidence` the larger of the probabilities that the item has it and that
     it does not. `label_quality` is cleanlab's moving average over the classes, dominated by the
-    worst; an item is an issue if any class is flagged. (For the two `low_` filters cleanlab itself
-    would flag as many items, but those of lowest `label_quality`.) A class given to no item or to
-    all of them cannot be flagged.
+    worst; an item is an issue if any class is flagged: every class is filtered as a question of its
+    own, has it or not, by 'auto' (see `find_issues`) or by one of cleanlab's. (For the two `low_`
+    filters cleanlab itself would flag as many items, but those of lowest `label_quality`.) A class
+    given to no item or to all of them cannot be flagged.
 
     Instead of rows of 0 and 1, `labels` may be a list of classes per item, `[[0], [1, 2], []]`, by
     index or by name, or texts such as 'b;c' or 'b c'; lists that all hold c values of 0 and 1 are
@@ -87,7 +88,7 @@ def find_multilabel_issues(
 def find_class_issues(
     labels: Any,  # Given labels (n, c): 1 if the item has the class; or a list of classes per item
     pred_probs: Any,  # Probabilities (n, c) of each class, 0 to 1
-    filter_by: str = 'prune_by_noise_rate',  # Which classes of an item are issues: one of `FILTERS`
+    filter_by: str = 'auto',  # Which classes of an item are issues: one of `FILTERS`
     score: str = 'self_confidence',  # Ranks the rows: one of `SCORES`
     *,
     ids: Sequence | None = None,  # Stable names of the items (n,); None: their positions
@@ -134,10 +135,19 @@ def _class_issues(labels, pred_probs, filter_by, vocab, frac_noise=1.,
     with warnings.catch_warnings():
         # One for each of hundreds of classes
         warnings.filterwarnings('ignore', 'May not flag all label issues in class')
-        flagged[:, both] = find_multilabel_issues_per_class(
-            lists, pred_probs[:, both], filter_by=filter_by, frac_noise=frac_noise,
-            num_to_remove_per_class=None if remove is None else [remove[i] for i in both],
-            min_examples_per_class=min_examples_per_class, n_jobs=1, verbose=False)
+        if filter_by == 'auto':
+            warnings.filterwarnings('ignore', '.* of 2 classes, first')
+            for k in both:
+                # As cleanlab does: only items that were not given the class are counted off
+                num = None if remove is None else [remove[k], 0]
+                binary = np.stack([1 - pred_probs[:, k], pred_probs[:, k]], 1)
+                flagged[:, k] = StreamedIssues(labels[:, k].astype(int), binary).mask(
+                    'auto', frac_noise, num, min_examples_per_class)
+        else:
+            flagged[:, both] = find_multilabel_issues_per_class(
+                lists, pred_probs[:, both], filter_by=filter_by, frac_noise=frac_noise,
+                num_to_remove_per_class=None if remove is None else [remove[i] for i in both],
+                min_examples_per_class=min_examples_per_class, n_jobs=1, verbose=False)
 
     given = labels[:, both].sum(0)
     few = both[np.minimum(given, len(labels) - given) <= min_examples_per_class]

@@ -152,9 +152,10 @@ def save_features(
     folder,  # Folder of the cache
     key: str,  # As `features_key` returns it
     features: np.ndarray,  # (n, d) float32
+    about: dict,  # What else is to be known of them, in what JSON holds
 ) -> None:
     "Write the features, whole or not at all, as .npy and .json in a folder of their own"
-    meta = dict(ids=[], vocab=[], config={'key': key})
+    meta = dict(ids=[], vocab=[], config={'key': key, 'about': about})
     path = Path(folder)/f'features-{key}'
     try: save_arrays(path, 'features', 'features.json', {'features': features}, meta, True)
     except OSError:
@@ -166,12 +167,14 @@ def load_features(
     folder,  # Folder of the cache
     key: str,  # As `features_key` returns it
     n: int,  # Number of items
-) -> np.ndarray | None:
-    "The features saved under `key`, or None if there are none or they are not as they were written"
-    try: arrays, meta = load_arrays(Path(folder)/f'features-{key}', 'features', 'features.json',
-                                    ('features',))
+) -> tuple[np.ndarray, dict] | None:
+    """The features saved under `key`, in a memory map, and what `save_features` was told about
+    them, or None if there are none or they are not as they were written"""
+    names = 'features',
+    path = Path(folder)/f'features-{key}'
+    try: arrays, meta = load_arrays(path, 'features', 'features.json', names, mapped=names)
     except (OSError, ValueError, EOFError): return None
-    features = arrays['features']
+    features = np.asarray(arrays['features'])
     config = meta['config']
     if features.ndim != 2 or len(features) != n or not isinstance(config, dict): return None
-    return features if config.get('key') == key else None
+    return (features, config.get('about', {})) if config.get('key') == key else None

@@ -12,17 +12,18 @@ from fastcore.imports import noop
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 
+from .._files import scratch_array
 from ..data import plain_dl, predict
 from ..data.predict import MAX_FEATURES, item_features
-from .cache import load_features, save_features
+from .cache import cache_folder, load_features, save_features
 from .fingerprint import features_key
 from .fit import FitRecord, FoldLearner, copy_model
 from .folds import FoldLearners
-from .heads import held_out_heads, predict_head, standardise
+from .heads import METRICS, held_out_preds, on_device, predict_head, standardise
 from .job import fold_random
+from .own_size import ImageSize, at_size, image_size
 from .result import OutOfFold, set_oof
 
-METRICS = {'classification': 'accuracy', 'multilabel': 'accuracy_multi', 'regression': 'r2'}
 PASS = .8  # Share of the progress bar
 
 
@@ -31,9 +32,12 @@ class FeatureHeads:
     one prediction of the training set, and as good as the body, which should be pretrained; one
     with random weights is of no use.
 
-    The body runs once, without augmentation; the features are taken at `feature_layer`, averaged
-    over positions. Then K regularised heads (`heads.held_out_heads`) are trained, each without its
-    fold. Only the Learner's `oof` is changed; the global random state is not.
+    The body runs once, without augmentation, and sees pictures at the size that it was trained at
+    (`own_size.image_size`): with 224 pixels instead of 64, each costs 12 times as much, and ranks
+    better. `oof.config` has both sizes. The features are taken at `feature_layer`, averaged over
+    positions, and written into a memory map. Then K regularised heads are trained on them, each
+    without its fold, in several rounds (`heads.held_out_preds`). Only the Learner's `oof` is
+    changed; the global random state is not.
 
     Raises, before anything is trained, TypeError for masks and ValueError if there is no layer to
     take features from, besides what `FoldLearners` raises."""
@@ -51,6 +55,8 @@ class FeatureHeads:
         self.cache_dir = cache_dir
         self.layer, _ = feature_layer(folds.snapshot, self.learn.splitter)
         self.c = self.labels.c
+        self.size = image_size(self.learn, folds.snapshot, folds.options.feature_size)
+        self.sizes: dict[str, list[int]] = {}
         self.record = self.features = self.result = None
         self.heads = []
 
@@ -99,66 +105,77 @@ class FeatureHeads:
         folds = self.folds
         loaders = self.record.dls.loaders
         fold = FoldLearner(self.learn, copy_model(folds.snapshot), folds.leave_out)
-        with fold.learn.added_cbs(fold.set_up(self.record, folds.fold == 0)):
+        # What callbacks save must not land in the folder of the user's Learner
+        with (fold.own_folder(),
+              fold.learn.added_cbs(fold.set_up(self.record, folds.fold == 0))):
             dl = plain_dl(dl, None, loaders[1] if len(loaders) > 1 else None)
+            fold.learn.remove_cbs(SkipToEpoch)
             if self.c is None:
-                self.c = self._predicted(fold.learn, [next(iter(dl))]).preds.shape[1]
-            if self.cache_dir is None: return self._pass(fold.learn, dl, tick)
+                batch = next(iter(dl))
+                found = predict(fold.learn, [batch], folds.act, None, self.labels.task)
+                self.c = found.preds.shape[1]
+            try: return self._found_or_made(fold.learn, dl, tick)
+            except (RuntimeError, ValueError, TypeError, AssertionError) as e:
+                if self.size.wanted or self.size.pixels is None or self.features is not None: raise
+                # Most models take any size, but the layers of some fit one only
+                self.size = ImageSize(None, f'as the Learner gives them: at {self.size.pixels} '
+                                            f'pixels, {self.size.reason}, the model fails: '
+                                            f'{type(e).__name__}: {str(e)[:200]}')
+                return self._found_or_made(fold.learn, dl, tick)
 
-            key = features_key(fold.learn, dl, self.layer, folds.options.cache_key)
-            found = load_features(self.cache_dir, key, len(dl.dataset))
-            if found is None:
-                found = self._pass(fold.learn, dl, tick)
-                save_features(self.cache_dir, key, found)
-            return found
+    def _found_or_made(self, learn, dl, tick):
+        if self.cache_dir is None: return self._pass(learn, dl, tick)
+        size = f' at {self.size.pixels}' if self.size.pixels else ''
+        key = features_key(learn, dl, self.layer + size, self.learn.path,
+                           self.folds.options.cache_key)
+        found = load_features(self.cache_dir, key, len(dl.dataset))
+        if found is not None:
+            features, self.sizes = found
+            return features
+        cache_folder(self.cache_dir)
+        features = self._pass(learn, dl, tick)
+        save_features(self.cache_dir, key, features, self.sizes)
+        return features
 
     def _pass(self, learn, dl, tick):
         n = len(dl.dataset)
         _, layer = feature_layer(learn.model, learn.splitter)
-        with _watched(layer, lambda done: tick(PASS*min(1, done/n))) as seen:
-            self._predicted(learn, dl)
-        found = np.zeros((0, 0), np.float32)
-        if len({o.shape[1] for o in seen}) == 1: found = torch.cat(seen).numpy()
-        if len(found) != n or not found.shape[1]:
+        # Sorted DataLoaders give the items in an order of their own
+        order = np.array(list(dl.get_idxs())) if hasattr(dl, 'get_idxs') else np.arange(n)
+        store = _Store(n, order, self.cache_dir, lambda done: tick(PASS*min(1, done/n)))
+        with at_size(learn.model, self.size) as self.sizes, _watched(layer, store.add):
+            # The predictions of many items for many classes would take more memory than all else
+            predict(learn, dl, lambda out: out.new_ones(len(out), 1), 1)
+        if self.size.wanted and self.size.pixels and not self.sizes:
+            raise ValueError(f"feature_size is {self.size.pixels}, but the inputs are not pictures "
+                             "(batch, channels, h, w): leave feature_size out")
+        if not store.fits or store.done != n:
             raise ValueError(f"the inputs of {self.layer} are not one row of up to {MAX_FEATURES} "
                              "features per item: use mode='folds'")
-        if (bad := ~np.isfinite(found).all(1)).any():
-            raise ValueError(f"the features of {bad.sum()} items are NaN or infinite: use other "
+        if store.bad:
+            raise ValueError(f"the features of {store.bad} items are NaN or infinite: use other "
                              "weights, or mode='folds'")
-        # Sorted DataLoaders give the items in an order of their own
-        return found[np.argsort(list(dl.get_idxs()))] if hasattr(dl, 'get_idxs') else found
-
-    def _predicted(self, learn, dl):
-        learn.remove_cbs(SkipToEpoch)
-        return predict(learn, dl, self.folds.act, self.c, self.labels.task)
+        return store.features
 
     def _held_out(self, tick):
         targets, vocab, task = self.labels
-        numbers = self.folds.numbers
-        x = self._tensor(standardise(self.features))
-        y = self._tensor(targets)
-        preds = np.zeros((len(y), self.c))
-        rows = []
-        heads = []
-        for r, fold in enumerate(numbers):
-            for k, head in held_out_heads(x, y, fold, task, self.c, self.folds.seed + r):
-                held_out = np.flatnonzero(fold == k)
-                got = predict_head(head, x[held_out], task).numpy()
-                preds[held_out] += got/len(numbers)
-                heads.append(head)
-                repeat = {'repeat': r} if len(numbers) > 1 else {}
-                rows.append({**repeat, 'fold': k, 'items': len(held_out),
-                             'penalty': float(f'{head.penalty:.3g}'),
-                             METRICS[task]: agreement(got, targets[held_out], task)})
-                tick(PASS + (1 - PASS)*len(heads)/self.folds.n_folds/len(numbers))
-        self.heads = heads
+        folds = self.folds
+        x = on_device(standardise(self.features), self._device)
+        found = held_out_preds(x, self._tensor(targets), folds.numbers, task, self.c, folds.seed,
+                               folds.options.n_rounds,
+                               lambda done: tick(PASS + (1 - PASS)*done))
+        self.heads = found.heads
+        preds = found.preds
         if task == 'regression':
             preds = preds.reshape(targets.shape)
             vocab = []
-        config = {**self.folds.config, 'mode': 'features', 'layer': self.layer,
-                  'n_features': x.shape[1], 'fold_metrics': rows}
-        return OutOfFold(preds.astype(np.float32), targets.copy(), self.folds.fold.copy(),
-                         self.folds.ids, vocab, config, task)
+        config = {**folds.config, 'mode': 'features', 'layer': self.layer,
+                  'n_features': x.shape[1], 'n_rounds': len(found.left_out),
+                  'left_out': [round(o, 4) for o in found.left_out], 'fold_metrics': found.folds}
+        if self.sizes:
+            config.update(self.sizes, feature_size=self.size.pixels,
+                          feature_size_from=self.size.reason)
+        return OutOfFold(preds, targets.copy(), folds.fold.copy(), folds.ids, vocab, config, task)
 
     def predict(self,
         dl,  # A DataLoader of items that no head was trained on
@@ -169,22 +186,36 @@ class FeatureHeads:
         preds = [predict_head(o, x, self.labels.task) for o in self.heads]
         return torch.stack(preds).mean(0).numpy()
 
-    def _tensor(self, array):
-        device = next((o.device for o in self.folds.snapshot.parameters()), None)
-        return torch.from_numpy(array).to(device)
+    @property
+    def _device(self):
+        return next((o.device for o in self.folds.snapshot.parameters()), torch.device('cpu'))
+
+    def _tensor(self, array): return torch.from_numpy(array).to(self._device)
 
 
-def agreement(
-    preds: np.ndarray,  # Probabilities (n, c), or numbers (n,) or (n, k)
-    targets: np.ndarray,  # Given targets of the task
-    task: str,  # 'classification', 'multilabel' or 'regression'
-) -> float:
-    "Share of the given classes, or of the single labels, that are predicted; for numbers R²"
-    if task == 'classification': return float((preds.argmax(1) == targets).mean())
-    if task == 'multilabel': return float(((preds > .5) == targets).mean())
-    targets = targets.reshape(len(targets), -1)
-    spread = np.square(targets - targets.mean(0)).sum()
-    return float(1 - np.square(preds.reshape(targets.shape) - targets).sum()/max(spread, 1e-12))
+class _Store:
+    "Features in a memory map that are added batch by batch; `fits` if they are a row for each item"
+
+    def __init__(self, n, order, folder, tick):
+        self.n = n
+        self.order = order  # Item k of the pass is item `order[k]` of the data set
+        self.folder = folder
+        self.tick = tick
+        self.features = np.zeros((0, 0), np.float32)
+        self.done = 0
+        self.bad = 0
+        self.fits = n == len(order)
+
+    def add(self, x):
+        x = x.detach().float().as_subclass(torch.Tensor).cpu().numpy()
+        if not self.done: self.features = scratch_array((self.n, x.shape[1]), self.folder)
+        rows = self.order[self.done:self.done + len(x)]
+        self.fits &= len(rows) == len(x) and 0 < x.shape[1] == self.features.shape[1]
+        if not self.fits: return
+        self.features[rows] = x
+        self.bad += int((~np.isfinite(x).all(1)).sum())
+        self.done += len(x)
+        self.tick(self.done)
 
 
 def feature_layer(
@@ -217,14 +248,8 @@ def feature_layer(
 
 
 @contextmanager
-def _watched(layer, tick):
-    "A list that the features (batch, d) are added to while the model runs"
-    seen = []
-
-    def add(x):
-        seen.append(x.detach().float().as_subclass(torch.Tensor).cpu())
-        tick(sum(map(len, seen)))
-
+def _watched(layer, add):
+    "Call `add` with the features (batch, d) while the model runs"
     def hidden(_, args, kwargs, out):
         states = out.last_hidden_state
         mask = kwargs.get('attention_mask')
@@ -238,7 +263,7 @@ def _watched(layer, tick):
 
     if isinstance(layer, nn.Linear): handle = layer.register_forward_pre_hook(inputs)
     else: handle = layer.register_forward_hook(hidden, with_kwargs=True)
-    try: yield seen
+    try: yield
     finally: handle.remove()
 
 

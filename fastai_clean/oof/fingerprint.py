@@ -371,6 +371,7 @@ def features_key(
     learn,  # The Learner that is to read `dl`
     dl,  # A DataLoader that is not shuffled
     layer: str,  # Name of the module whose inputs or outputs are the features
+    home,  # The folder that ids of files are relative to
     cache_key=None,  # The user's own
 ) -> str:
     """A hash of what features are made of: the model with its weights, `layer`, the callbacks,
@@ -387,7 +388,7 @@ def features_key(
     for b in batches:
         n_inp = getattr(learn.dls, 'n_inp', max(1, len(b) - 1))
         inputs.append(fingerprint(b[:n_inp]))
-    parts = [model_text(learn.model), _weights(learn.model), layer, ids_of(ds, learn.path), inputs,
+    parts = [model_text(learn.model), _weights(learn.model), layer, ids_of(ds, home), inputs,
              [_stat(o) for o in files or ()], repr(cache_key), VERSIONS,
              [fingerprint(o) for o in learn.cbs.sorted('order')]]
     return digest(repr(parts))

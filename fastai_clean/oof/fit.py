@@ -1,5 +1,6 @@
 "A fit, and the copy of a Learner that repeats it on all the training items but one fold"
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from fastai.callback.core import (
     Callback,
     FetchPredsCallback,
 )
-from fastai.callback.hook import HookCallback
+from fastai.callback.hook import Hook, HookCallback
 from fastai.learner import Learner
 from fastai.optimizer import Lookahead, Optimizer, OptimWrapper
 from fastcore.basics import Stateful
@@ -22,6 +23,7 @@ from fastcore.foundation import L
 from fastcore.imports import noop
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from ..data import fold_dls
 from ..data.distributed import bare_dls, bare_model, shared_parts
@@ -29,6 +31,7 @@ from ..data.distributed import bare_dls, bare_model, shared_parts
 _WATCHERS = {f'fastai.callback.{o}' for o in (
     'azureml', 'captum', 'comet', 'hook', 'neptune', 'progress', 'tensorboard', 'tracker', 'wandb')}
 _LOADERS = 'load', 'load_encoder'  # Methods of Learners that read from the folder of models
+_HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 _CONFIG = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
 
 
@@ -88,8 +91,7 @@ def copy_model(
                                         {id(o): o for o in keep}))
     for m in res.modules():
         for i in hooks:
-            m._forward_hooks.pop(i, None)
-            m._backward_hooks.pop(i, None)
+            for name in _HOOKS: getattr(m, name).pop(i, None)
     return res
 
 
@@ -97,7 +99,8 @@ def detached(
     parts: Iterable,  # What is to be copied
     memo: dict,  # For `copy.deepcopy`: id of what is not to be copied -> what takes its place
 ) -> dict:  # The same dict, with a detached clone for each computed tensor
-    "Have `copy.deepcopy` copy objects that keep computed tensors, which it refuses to copy"
+    """Have `copy.deepcopy` copy objects that keep computed tensors, or handles of hooks, which it
+    refuses to copy"""
     seen = {}
 
     def detach(o):
@@ -105,6 +108,9 @@ def detached(
             if not o.is_leaf: memo[id(o)] = o.detach().clone()
             return
         if id(o) in memo or id(o) in seen: return
+        if isinstance(o, RemovableHandle):
+            memo[id(o)] = RemovableHandle(OrderedDict())
+            return
         if isinstance(o, (nn.Module, type, ModuleType, FunctionType)): return
         if isinstance(o, dict): parts = o.values()
         elif isinstance(o, (list, tuple)): parts = o
@@ -124,7 +130,21 @@ def snapshot(
     "A copy of the Learner's model as it is, without the hooks that callbacks put on it"
     watchers = [o for o in learn.cbs if isinstance(o, HookCallback)]
     hooks = [o.hook.id for cb in watchers for o in getattr(cb, 'hooks', ())]
+    for m in learn.model.modules():
+        for name in _HOOKS: hooks += _made_again(getattr(m, name), learn.cbs)
     return copy_model(bare_model(learn.model), [learn, learn.dls, *learn.cbs], hooks)
+
+
+def _made_again(hooks, cbs):
+    """The ids of `hooks` that call one of `cbs`, which has an event that comes before the batches:
+    its copy makes them on the fold's model, where these would call the user's own"""
+    res = []
+    for i, f in hooks.items():
+        owner = getattr(f, '__self__', None)
+        if isinstance(owner, Hook): owner = getattr(owner.hook_func, '__self__', None)
+        events = 'before_fit', 'before_epoch', 'before_train'
+        if any(o is owner and any(hasattr(o, e) for e in events) for o in cbs): res.append(i)
+    return res
 
 
 class _StandIn:
@@ -181,7 +201,9 @@ class FitRecord:
         memo[id(self.dls)] = self.dls
         memo.update(self._stands_for(self.learn, self.model, self.opt))
         memo.update(shared_parts(self.learn.cbs))
-        for o in [self.loss_func, *(o for o in self.learn.cbs if shapes_training(o, leave_out))]:
+        cbs = [o for o in self.learn.cbs if shapes_training(o, leave_out)]
+        detached([vars(o) for o in cbs], memo)
+        for o in [self.loss_func, *cbs]:
             try: self.parts.append((_position(o, originals), copy.deepcopy(o, memo)))
             except (TypeError, RuntimeError, AttributeError, ValueError) as e:
                 raise TypeError(f"{type(o).__name__} cannot be copied for the fold Learners ({e}): "

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .._rows import aligned
+from .._strength import kappa_between
 from ..data import fold_numbers, ids_of, labels_of, plain_dl
 from ..data.labels import is_binary_loss, row_labels
 from ..data.predict import infer_act
@@ -29,6 +30,7 @@ from .leaks import (
     check_labels_stay,
     copies_of,
     warn_of_copies,
+    warn_of_empty,
     warn_of_known_labels,
 )
 from .result import OutOfFold, set_oof
@@ -72,6 +74,7 @@ class FoldLearners:
             self.act = infer_act(record.loss_func, options.act, self.labels.task)
             self.ids = ids_of(record.dls.train_ds, learn.path)
             check_labels_stay(record.dls.train, self.labels, self.ids)
+            warn_of_empty(self.labels, self.ids)
             self.numbers = self._fold_numbers()
             self.snapshot = snapshot(learn)
         self.fold = self.numbers[0]
@@ -146,9 +149,14 @@ class FoldLearners:
         loaders = self.record.dls.loaders
         like = loaders[1] if len(loaders) > 1 else None
 
-        def predicted(at): return self.predicts(learn, plain_dl(loaders[0], at, like)).preds
+        def predicted(at):
+            dl = plain_dl(loaders[0], at, like)
+            # Workers take longer to start than so few items to load
+            if hasattr(dl, 'fake_l'): dl.fake_l.num_workers = 0
+            got = self.predicts(learn, dl)
+            return got.preds, self.labels.targets[at] if got.masks is None else got.masks
         # What cannot be predicted is the folds' own error, which says more
-        try: warn_of_known_labels(predicted, self.labels)
+        try: warn_of_known_labels(predicted, self.labels, len(self.fold))
         except (ValueError, RuntimeError, IndexError): pass
 
     def leave_idle(self,
@@ -176,6 +184,7 @@ class FoldLearners:
         names = {type(o).__name__ for o in own} - self.named
         self.named |= names
         unless = _UNLESS if fit is None else ''
+        if self.options.mode == 'auto': unless = f', if any are trained{unless}'
         if names: warn(_RUN_TOO.format(', '.join(sorted(names)), unless), stacklevel=2)
 
     def _try(self, learn, batches, sure=True):
@@ -204,7 +213,7 @@ class FoldLearners:
         """Repeat on each fold Learner the fits it has not had, predict the folds, set `learn.oof`
         fold by fold"""
         if record is not None: self.note(record)
-        self._finish(self.fits)
+        self.finish(self.fits)
 
     def note(self,
         record: FitRecord,  # Record of a fit that ended
@@ -221,9 +230,22 @@ class FoldLearners:
         """Have `fit` train each fold Learner, predict the folds, set `learn.oof`. Raises ValueError
         if it does not train the Learner that it is given"""
         self.prepare(record, fit)
-        self._finish([record], fit)
+        self.finish([record], fit)
 
-    def _finish(self, fits, fit=None):
+    def first(self,
+        fits: list[FitRecord],  # As for `finish`
+        fit: Callable | None = None,  # As for `finish`
+    ) -> np.ndarray:
+        "Train and predict the first fold only, which `finish` then has"
+        self.finish(fits, fit, most=1)
+        return self.results[0].preds
+
+    def finish(self,
+        fits: list[FitRecord],  # The fits to repeat, or for `fit` the Learner as it is
+        fit: Callable | None = None,  # A function that trains, instead of `fits`
+        most: int | None = None,  # How many folds to train, the first; None: all
+    ) -> None:
+        "Train and predict the folds that are left, set `learn.oof` fold by fold"
         n = self.n_folds*self.n_repeats
         j = len(fits) - 1
         shown = hasattr(self.learn, 'progress')
@@ -236,7 +258,7 @@ class FoldLearners:
                       "code of an installed package, or a file that your own functions open, has "
                       "changed since, which the cache does not see, pass another cache_key= and a "
                       "new folder")
-        left = [i for i in range(n) if i not in self.results]
+        left = [i for i in range(n)[:most] if i not in self.results]
         if left and self.options.n_jobs != 1: return self._finish_elsewhere(left, fits, fit)
 
         for i, tick in fold_bar(n, shown):
@@ -280,6 +302,7 @@ class FoldLearners:
         self.results[i] = result
         probs = None
         masks = None
+        votes = []
         n = len(self.fold)
         for r, fold in enumerate(self.numbers):
             part = np.full((n, *result.preds.shape[1:]), np.nan, np.float32)
@@ -291,9 +314,13 @@ class FoldLearners:
                 if masks is None: masks = np.zeros((n, *got.masks.shape[1:]), got.masks.dtype)
                 masks[fold == k] = got.masks
             probs = part if probs is None else probs + part
+            if self.labels.task == 'classification': votes.append(part.argmax(1))
         if self.n_repeats > 1: probs /= self.n_repeats
         config = {**self.config, 'n_epoch': [o.n_epoch for o in self.fits],
                   'fold_metrics': [self._metrics_of(o) for o in sorted(self.results)]}
+        finished = len(self.results) == self.n_folds*self.n_repeats
+        kappa = kappa_between(votes) if finished else None
+        if kappa is not None: config['kappa_between_repeats'] = kappa
         vocab = [] if self.labels.task == 'regression' else self.labels.vocab
         targets = self.labels.targets.copy() if masks is None else masks
         set_oof(self.learn, OutOfFold(probs, targets, self.fold.copy(), self.ids, vocab, config,

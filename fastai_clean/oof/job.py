@@ -82,7 +82,7 @@ class InFold(Callback):
     def _set_rates(self, share):
         # Folds have fewer batches than the user's Learner: the nearest one
         learn = self.learn
-        share += .5/(len(learn.dls.train)*learn.n_epoch)
+        share += .49/(len(learn.dls.train)*learn.n_epoch)
         while self.changed and self.changed[0][0] <= share:
             _, hypers = self.changed.pop(0)
             for name, values in hypers.items(): learn.opt.set_hyper(name, values)

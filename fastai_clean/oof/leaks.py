@@ -17,11 +17,13 @@ from torch.utils.data import Subset, TensorDataset
 
 from .._columns import objects
 from .._strength import strength_of
-from .._text import brief
+from .._text import brief, shorten
 from ..data.labels import labels_of
 from ..data.subsets import view
+from .fingerprint import image_files
 
-N_TRIED = 256  # Items that show whether the weights know the labels
+N_TRIED = 32, 256  # Items that show whether the weights know the labels; few suffice if not
+N_MASKS = 4, 16  # The same, if each has the labels of many pixels
 N_READ = 256  # Targets that are read a second time, if inputs need not be read for it
 N_READ_WHOLE = 64  # The same, if each reading loads the input too
 
@@ -42,6 +44,10 @@ def _list_keys(ds):
     items = ds.items
     tls = ds.tls[:ds.n_inp] if isinstance(ds, Datasets) else [ds]
     readers = [_reader(tl) for tl in tls]
+    # What else a function of the user's reads of an item is not known, but files are
+    if not any(isinstance(o, (ColReader, ItemGetter)) for o in readers):
+        files = [image_files(tl) for tl in tls]
+        if None not in files: return [tuple(map(_file_key, o)) for o in zip(*files)]
     if isinstance(items, pd.DataFrame): return _frame_keys(items, ds, readers)
     if isinstance(items, pd.Series): items = items.tolist()
     at = {o.i for o in readers if isinstance(o, ItemGetter)}
@@ -178,9 +184,24 @@ class _Reading:
         if hasattr(dl, 'n_inp'): self.n_inp = dl.n_inp
 
 
-def warn_of_known_labels(
-    predict,  # Function from positions (m,) to probabilities (m, c) of the model before training
+def warn_of_empty(
     labels,  # The training set's `data.labels.Labels`
+    ids: list[str],  # Ids (n,) of the items
+) -> None:
+    "Warn, naming an item, if blank text is a class: it is a missing label more often than a class"
+    if labels.task != 'classification': return
+    blank = [k for k, o in enumerate(labels.vocab or ()) if isinstance(o, str) and not o.strip()]
+    at = np.flatnonzero(np.isin(labels.targets, blank))
+    if not len(at): return
+    warn(f"{len(at)} of {len(ids)} labels are empty texts, first that of item "
+         f"{shorten(ids[at[0]], 80)}: they are trained as a class of their own; if they are "
+         "missing labels, correct them or leave the items out", stacklevel=2)
+
+
+def warn_of_known_labels(
+    predict,  # From positions (m,) to what the model says before training, and given targets
+    labels,  # The training set's `data.labels.Labels`
+    n: int,  # Number of its items
 ) -> None:
     """Warn if the model that is about to be trained predicts the training labels: then it was
     trained on them, maybe elsewhere, and no fold is new to it.
@@ -188,16 +209,43 @@ def warn_of_known_labels(
     A trained model is sure of the labels, a random head is not, even if it is right by luck. So the
     mean probability of the given label must exceed the middle between 1/c and 1: .75 for 2 classes,
     .67 for 3, .6 for 5, .55 for 10. The highest of 100 random heads on pretrained features of real
-    Imagenette, and of 100 random nets on digits, were .59, .39, .23 and .11."""
-    if labels.task != 'classification': return
-    n = len(labels.targets)
-    at = np.sort(np.random.default_rng(0).choice(n, min(n, N_TRIED), replace=False))
-    given = labels.targets[at]
-    probs = predict(at)
-    found = strength_of(given, probs.argmax(1))
-    if found is None or found.kappa < max(.3, 6*found.error): return
-    if probs[np.arange(len(at)), given].mean() <= (1/probs.shape[1] + 1)/2: return
+    Imagenette, and of 100 random nets on digits, were .59, .39, .23 and .11. Several labels per
+    item are judged label by label, present and absent ones with the same weight in that mean.
+
+    Two things go unnoticed. Numbers to predict have no probabilities, and a random linear model of
+    one input predicts them by luck too often. And a body that was trained on the labels, under a
+    new head: heads on its features agree with the labels, wrong ones too, but so do heads on a good
+    body that never saw them; that they agree less with a validation set may only mean that it is
+    harder."""
+    if labels.task == 'regression': return
+    sizes = N_MASKS if labels.task == 'segmentation' else N_TRIED
+    for size, least in zip(sizes, (0, 6)):
+        found = _known_labels(predict, labels.task, n, size, least)
+        if found is None: return
     warn(f"the model seems to have been trained before: it predicts {found.agreement:.0%} of the "
          f"training labels already ({found.chance:.0%} would be chance). If its weights have seen "
          "these labels, the probabilities are not out-of-fold, and wrong labels that it knows are "
          "not found: start from weights that have not", stacklevel=2)
+
+
+def _known_labels(predict, task, n, size, least):
+    """The `Strength` of the model on `size` items if it knows their labels, `least` standard errors
+    beyond chance, else None"""
+    at = np.sort(np.random.default_rng(0).choice(n, min(n, size), replace=False))
+    preds, given = predict(at)
+    if task == 'multilabel':
+        given = given.ravel().astype(int)
+        preds = np.stack([1 - preds.ravel(), preds.ravel()], 1)
+    if task == 'segmentation':
+        c = preds.shape[1]
+        preds = np.moveaxis(preds, 1, -1).reshape(-1, c)
+        inside = (given.ravel() >= 0) & (given.ravel() < c)
+        given = given.ravel()[inside]
+        preds = preds[inside]
+    found = strength_of(given, preds.argmax(1))
+    if found is None or found.kappa < max(.3, least*found.error): return None
+    sure = preds[np.arange(len(given)), given]
+    # Absent labels are many, and a head may begin with that
+    parts = [sure[given == k] for k in (0, 1)] if task == 'multilabel' else [sure]
+    mean = np.mean([o.mean() for o in parts])
+    return found if mean > (1/preds.shape[1] + 1)/2 else None

@@ -39,16 +39,21 @@ class FoldOptions:
     n_repeats: int = 1  # Runs, each with the next seed, whose probabilities are averaged
     # 'epochs': mean of the predictions after each epoch of the last fit; for long fits
     average: str | None = None
-    # 'features': heads on the untrained model's features; 'auto': these if they are good enough
-    mode: str = 'folds'
+    # 'features': heads on the untrained model's features; 'auto': these, or folds where better
+    mode: str = 'auto'
     # Your text or number in the cache's key: change it when what the cache cannot see changes
     cache_key: str | float | None = None
     # Whether folds validate too, on the Learner's validation set, for callbacks that read its loss
     validate: bool = False
+    # Rounds of heads on features, each without the items that the one before doubts, averaged
+    n_rounds: int = 3
+    # Pixels of the pictures' shorter side for features; None: the body's own, 0: the Learner's
+    feature_size: int | None = None
 
     def __post_init__(self):
-        for name, least in (('seed', 0), ('n_repeats', 1)):
+        for name, least in (('seed', 0), ('n_repeats', 1), ('n_rounds', 1), ('feature_size', 0)):
             value = getattr(self, name)
+            if name == 'feature_size' and value is None: continue
             # True is the whole number 1, but nobody's seed
             if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} is {value!r}: pass a whole number, {least} or more")
@@ -66,10 +71,10 @@ class FoldOptions:
             raise ValueError(f"average is {self.average!r}: choose 'epochs' or None")
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}: choose 'folds', 'features' or 'auto'")
-        if self.mode != 'folds' and self.tta is not None:
+        if self.mode == 'features' and self.tta is not None:
             raise ValueError(f"tta is {self.tta!r}, which features do not support: pass tta=None "
                              "or mode='folds'")
-        if self.mode != 'folds' and self.average is not None:
+        if self.mode == 'features' and self.average is not None:
             raise ValueError(f"average is {self.average!r}, but features have no epochs: pass "
                              "average=None or mode='folds'")
         if not isinstance(self.cache_key, (str, Real, type(None))):
@@ -77,6 +82,7 @@ class FoldOptions:
 
         self.seed = int(self.seed)
         self.n_repeats = int(self.n_repeats)
+        self.n_rounds = int(self.n_rounds)
         self.n_jobs = int(n_jobs)
         self.leave_out = tuple(L(self.leave_out))
 
@@ -96,18 +102,22 @@ def fold_options(*args, **kwargs) -> FoldOptions:
 
 
 def takes_options(
-    f: Callable,  # A function that passes `*args` and `**kwargs` on to `FoldOptions`
+    **defaults,  # Defaults of `f` that differ from those of `FoldOptions`, which `f` itself passes
 ) -> Callable:
-    "Have `help()`, `inspect.signature` and fastcore's docments show the options as `f`'s own"
-    sig = inspect.signature(f)
-    stars = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    own = [o for o in sig.parameters.values() if o.kind not in stars]
-    options = inspect.signature(FoldOptions).parameters.values()
-    f.__signature__ = sig.replace(parameters=[*own, *options])
-    # fastcore's `delegates` would point at the `__init__` that the dataclass generates, which has
-    # no source: docments needs the class, whose comments it can read
-    f.__delwrap__ = FoldOptions
-    return f
+    """A decorator for a function that passes `*args` and `**kwargs` on to `FoldOptions`: `help()`,
+    `inspect.signature` and fastcore's docments show the options as its own"""
+    def shown(f):
+        sig = inspect.signature(f)
+        stars = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        own = [o for o in sig.parameters.values() if o.kind not in stars]
+        options = inspect.signature(FoldOptions).parameters.values()
+        options = [o.replace(default=defaults.get(o.name, o.default)) for o in options]
+        f.__signature__ = sig.replace(parameters=[*own, *options])
+        # fastcore's `delegates` would point at the `__init__` that the dataclass generates, which
+        # has no source: docments needs the class, whose comments it can read
+        f.__delwrap__ = FoldOptions
+        return f
+    return shown
 
 
 def make_engine(
@@ -124,6 +134,6 @@ def make_engine(
     folder = None if options.cache_dir is None else cache_folder(options.cache_dir)
     if options.mode == 'features':
         return FeatureHeads(FoldLearners(record, replace(options, cache_dir=None)), folder)
-    if folder is None: return AutoFolds(FeatureHeads(FoldLearners(record, options)))
+    if folder is None: return AutoFolds(FoldLearners(record, options))
     folds = FoldLearners(record, replace(options, cache_dir=folder/'folds'))
-    return AutoFolds(FeatureHeads(folds, folder/'features'))
+    return AutoFolds(folds, folder/'features')

@@ -14,6 +14,7 @@ from .._files import load_arrays, save_arrays
 from .._rows import aligned
 from .._text import as_text, brief
 from ..issues.checks import TASKS, check_labels_probs, lined_up
+from .embeddings import predict_features
 
 
 class OutOfFold:
@@ -110,6 +111,33 @@ class OutOfFold:
         labels, pred_probs = check_labels_probs(labels, pred_probs, vocab)
         return cls(pred_probs, labels, fold, ids, vocab, config)
 
+    @classmethod
+    def from_features(cls,
+        features: Any,  # (n, d): array, memory map, tensor or DataFrame
+        labels: Any,  # Class names or indices (n,), lists of them, booleans (n, c), or numbers
+        *,
+        vocab: Any = None,  # Class names (c,); None: the distinct labels, in order
+        ids: Any = None,  # Stable names of the items (n,); None: the index of `labels`
+        n_folds: int = 5,  # Number of folds
+        splits: Any = None,  # Fold numbers or group ids (n,), a scikit-learn splitter
+        seed: int = 42,  # Seed of the folds
+        n_repeats: int = 1,  # Runs, each with the next seed, whose predictions are averaged
+        n_rounds: int = 3,  # Rounds of heads, each without what the one before doubts, averaged
+        task: str | None = None,  # 'classification', 'multilabel' or 'regression'; None: by labels
+        device: Any = None,  # Where to train, such as 'cuda'; None: the CPU
+    ) -> OutOfFold:
+        """Out-of-fold predictions by linear heads on features made elsewhere, by a network that has
+        not seen these labels: what `mode='features'` does with those of a Learner's body.
+
+        >>> oof = OutOfFold.from_features(embeddings, df.label, splits=df.patient)  # doctest: +SKIP
+
+        Floating-point labels mean regression, booleans (n, c) and lists several labels per item,
+        anything else one class. A DataFrame of features is brought into the order of `labels` by
+        its index if they have one. Equal rows share a fold. Raises ValueError, naming the argument,
+        for what does not fit, is missing or not finite."""
+        return cls(*predict_features(features, labels, vocab, ids, n_folds, splits, seed, n_repeats,
+                                     n_rounds, task, device))
+
     def save(self,
         path: str | Path,  # Folder to make
         overwrite: bool = False,  # Whether to replace an OutOfFold saved there before
@@ -130,7 +158,7 @@ class OutOfFold:
         mmap_mode: str | None = None,  # 'r' leaves the probabilities on disk; None reads them
     ) -> OutOfFold:
         """Read what `save` wrote. Raises a FileNotFoundError or ValueError that names what is
-        missing or does not fit"""
+        missing or does not fit. What is left on disk is checked at its two ends only"""
         if mmap_mode not in (None, 'r'):
             raise ValueError(f"mmap_mode is {mmap_mode!r}: pass 'r' or None")
         mapped = ('pred_probs',) if mmap_mode else ()

@@ -65,12 +65,13 @@ def _confused(off, max_classes):
     counterpart"""
     keep = first_classes(off.sum(0) + off.sum(1), max_classes)
     if len(keep) == len(off): return keep
-    # The worst single classes may be ones mistaken for many others, none of which would be shown
-    pairs = np.triu(off + off.T)
+    # The worst single classes may be ones mistaken for many others, none of which would be shown.
     # Of thousands of classes, all but a few of the millions of pairs are empty
-    filled = np.flatnonzero(pairs)
-    order = filled[np.argsort(-pairs.ravel()[filled], kind='stable')]
-    classes = np.stack(np.unravel_index(order, off.shape), 1).ravel()
+    rows, cols = np.nonzero(off)
+    both = np.minimum(rows, cols)*len(off) + np.maximum(rows, cols)
+    pairs, at = np.unique(both, return_inverse=True)
+    worst = np.argsort(-np.bincount(at, off[rows, cols]), kind='stable')
+    classes = np.stack(np.divmod(pairs[worst], len(off)), 1).ravel()
     return list(dict.fromkeys([*classes.tolist(), *keep.tolist()]))[:max_classes]
 
 

@@ -30,9 +30,9 @@ def apply_frame(
                              "column= or id_column=")
 
     values = objects(df[column])
-    names: list[str | None]
-    if id_column is None: names = [*map(as_text, df.index)]
-    else: names = [None if pd.isna(o) else as_text(o) for o in df[id_column]]
+    names: list[str | None] = [*map(as_text, df.index.tolist())]
+    if id_column is not None:
+        names = [None if pd.isna(o) else as_text(o) for o in df[id_column].tolist()]
     others = df.drop(columns=[column, *([] if id_column is None else [id_column])])
     keep, new = _plan(session, names, set, values, 'df', others)
     # The frame's own value of a class keeps its column's type: 3, even if the review has '3'
@@ -135,7 +135,7 @@ def _items(session, set):
 
     state = session.checked()
     items = {}
-    for name, i, given in zip(names, session.ids[mask], session.given[mask]):
+    for name, i, given in zip(names.tolist(), session.ids[mask], session.given[mask].tolist()):
         o = state.get(i, {'action': None})
         label = as_text(o['label']) if o['action'] == 'relabel' else None
         items[name] = Item(given, o['action'], label)
@@ -190,37 +190,48 @@ def _places(finals, source):
     found = []
     lost = []
     folders: dict[PurePath, list[str]] = {}
-    for names, path in finals:
+    for names, name in finals:
+        path = name
         folder = PurePath(*map(safe_name, names))
         if folders.setdefault(folder, names) != names:
             raise ValueError(f"two classes get the folder {brief(str(folder))}: rename one")
-        # realpath refuses a NUL, and a link in `source` may lead out of it
-        file = source if '\0' in path else Path(os.path.realpath(source/path))
-        if not file.is_relative_to(source):
-            raise ValueError(f"the item {brief(path)} is, or links, outside of source {source}: "
-                             "leave it out")
-        if os.path.isfile(file): found.append((folder, path, file))
-        else: lost.append(path)
+        file = _inside(source, path)
+        # The ids of copies of a file are `a.png`, `a.png#2`
+        first, mark, k = path.rpartition('#')
+        if mark and k.isdecimal() and not os.path.isfile(file):
+            path = first
+            file = _inside(source, path)
+        if os.path.isfile(file): found.append((folder, path, file, name))
+        else: lost.append(name)
     if lost:
         raise FileNotFoundError(f"{len(lost)} items are not files in source {source}, first "
                                 f"{brief(lost[0])}: pass the folder that the items are relative "
                                 "to; if they are rows of a DataFrame, use apply")
 
     def short(folder, path): return folder/safe_name(PurePath(path).name)
-    keys = [_same(short(folder, path)) for folder, path, _ in found]
+    keys = [_same(short(folder, path)) for folder, path, *_ in found]
     counts = pd.Series(keys, dtype=object).value_counts()
     res = {}
     taken = set()
-    for (folder, path, file), key in zip(found, keys):
+    for (folder, path, file, name), key in zip(found, keys):
         place = short(folder, path)
         if counts[key] > 1:
             parts = [o for o in PurePath(path).parts if o != os.sep]
             place = folder/safe_name('__'.join(parts))
         if _same(place) in taken:
-            place = place.with_stem(f'{place.stem[:60]}-{sha1_of(path)[:16]}')
+            place = place.with_stem(f'{place.stem[:60]}-{sha1_of(name)[:16]}')
         taken.add(_same(place))
         res[place] = file
     return res
+
+
+def _inside(source, path):
+    "The file `path` in `source`, links followed"
+    # realpath refuses a NUL, and a link in `source` may lead out of it
+    file = source if '\0' in path else Path(os.path.realpath(source/path))
+    if file.is_relative_to(source): return file
+    raise ValueError(f"the item {brief(path)} is, or links, outside of source {source}: leave it "
+                     "out")
 
 
 def _same(path):

@@ -160,8 +160,7 @@ class Journal:
             return self._replay
 
     def check_given(self) -> None:
-        """Raise ValueError if what others decided since the session was opened is about items with
-        other labels"""
+        "Raise ValueError if others decided on items with other labels since it was opened"
         with self._lock:
             # What contradicted then was said then, and may be to decide again after an undo
             new = [(i, n, a) for i, (n, a) in self._replay.against.items()

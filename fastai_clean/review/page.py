@@ -2,30 +2,30 @@
 import json
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 
 import numpy as np
 import pandas as pd
 
 from .._files import sibling
-from .._images import Unreadable, open_upright, thumbnail
-from .._text import brief, name_of, neutral, plain
+from .._strength import weakness
+from .._text import as_text, brief, capital, name_of, plain
 from .session import ReviewSession
+from .shown import MAX_REASON, picture, shower
 
 WEB = Path(__file__).with_name('web')
 STATUSES = {'any': 'all', 'todo': 'to do', 'done': 'decided'}
 ORDERS = {'worst': 'worst first', 'confident': 'most confident first',
           'pair': 'by given and predicted', 'id': 'by id'}
 SHOWS = {True: 'label issues', False: 'all items'}
+NEEDED = {'act': {'act', 'rows', 'value', 'at'}, 'thumbs': {'rows'}}  # In a message, by its `do`
 FIRST = dict(set=None, given=None, predicted=None, issues=True, status='any', order='worst')
-MAX_TEXT = 4000  # Characters of an item's text
-MAX_REASON = 300  # Characters of a note, or of why an item is not shown
-SIZE = 176  # Pixels of a thumbnail's longest side
 MAX_VIEWS = 64
+ENOUGH = 20  # Decisions from which the page estimates how many labels are wrong
+STEP = 10  # and how many more change before it does so again
 MAX_ANSWERS = 100  # Replies kept per view, for messages that come twice
 
 
@@ -57,9 +57,8 @@ class Page:
     made. Each view has filters, a page number and a current item of its own: if views shared them,
     turning the page of one would make the other show saved decisions as undecided. The last place
     is kept beside the journal, in `<journal>.place`, so that the user's next view opens where this
-    one was left, in a new round without what is decided. Data is sent as text, never as markup.
-    Raises TypeError if `session` is not a ReviewSession, ValueError for a page_size below 1 and a
-    `show` that does not tell the sets apart."""
+    one was left. Data is sent as text, never as markup. Raises TypeError if `session` is not a
+    ReviewSession, ValueError for a page_size below 1 and a `show` that does not tell sets apart."""
 
     def __init__(self,
         session: ReviewSession,  # The review
@@ -79,6 +78,7 @@ class Page:
         self.sets = sorted(set(map(str, self.table['set']))) if 'set' in self.table else []
         self.show = shower(show, self.sets)
         self.names = [name_of(o) for o in session.vocab]
+        self.notice = plain(_notice(session, show), 500)
         self.memory = Path(f'{session.path}.place')
         self.views: OrderedDict[str, View] = OrderedDict()
         # Handlers run in threads: a turn must not wait for the journal, nor a decision for images
@@ -88,6 +88,9 @@ class Page:
         self.flagged = set(self.ids[self.table['is_issue'].to_numpy(dtype=bool)])
         self.state: dict = {}  # What is known to be on disk, see `ReviewSession.state`
         self.counts = dict(reviewed=0, flagged=len(self.flagged))
+        self.estimate = ''
+        self._estimated: dict = {}  # The state that it was made from
+        self.estimate_lock = Lock()
         self._answered = 0
         self._remembered = None
         self._read()
@@ -103,11 +106,14 @@ class Page:
             case 'thumbs':
                 reply = {'re': msg.get('re')}
                 with self.picture_lock, _told(reply):
+                    _check_message(msg)
                     reply['thumbs'] = self._thumbs(msg['rows'], buffers)
             case 'look':
                 with self.lock: reply = self._answer(msg)
             case _:
                 with self.journal_lock: reply = self._answer(msg)
+        # Not under a lock that a decision waits for
+        if msg.get('do') == 'poll': reply['estimate'] = self._estimate_now()
         return reply, buffers
 
     def _answer(self, msg):
@@ -129,13 +135,14 @@ class Page:
         return reply
 
     def _do(self, view, msg, reply):
+        _check_message(msg)
         match msg.get('do'):
             case 'open':
                 reply['options'] = self.options()
                 reply['page'] = self.shown_page(view)
                 self._read()
             case 'look':
-                self.look(view, msg.get('number', 0), **msg.get('place', {}))
+                self.look(view, msg.get('number', 0), msg.get('place'))
                 reply['page'] = self.shown_page(view)
             case 'act':
                 # `count` says that the action is saved, whatever goes wrong after it
@@ -146,6 +153,21 @@ class Page:
                 reply['tables'] = self.tables()
             case 'poll': self._read()
             case other: raise ValueError(f"do is {brief(other)}, which a page cannot do")
+
+    def _estimate_now(self) -> str:
+        "How many labels are wrong, in words; '' before there are enough decisions to say so"
+        # Whoever comes while it is made gets the one before
+        if not self.estimate_lock.acquire(blocking=False): return self.estimate
+        try:
+            state = self.state
+            enough = len(state) >= ENOUGH
+            if enough and _changes(self._estimated, state) < STEP: return self.estimate
+            self._estimated = state if enough else {}
+            self.estimate = plain(capital(str(self.session.estimate())), 500) if enough else ''
+        # Such as items without a score: the review goes on without it
+        except (ValueError, ArithmeticError): self.estimate = ''
+        finally: self.estimate_lock.release()
+        return self.estimate
 
     def _read(self):
         "Take in what is on disk"
@@ -161,11 +183,13 @@ class Page:
     def look(self,
         view: View,  # Changed in place
         number: int = 0,  # Page, from 0
+        place: dict | None = None,  # Filters and order to change, see `FIRST`
         at: int | None = None,  # Row number of the item to go to, instead of `number`
-        **place,  # Filters and order to change, see `FIRST`
     ):
         "Filter, sort and turn to a page. A turn alone does not filter again: decided items stay"
         if type(number) is not int: raise ValueError(f"number is {brief(number)}: pass an integer")
+        if not isinstance(place, dict | None):
+            raise ValueError(f"place is {brief(place)}: pass the filters to change, by their names")
         if place:
             view.found = self._find({**view.place, **place})
             view.place = {**view.place, **place}
@@ -201,8 +225,9 @@ class Page:
         return len(ids)
 
     def options(self) -> dict:
-        "What the filters offer: classes and sets by index, value and text of other choices"
-        return dict(names=self.names, sets=[plain(o) for o in self.sets],
+        """What the filters offer: classes and sets by index, value and text of other choices; and a
+        sentence that stays in view, or ''"""
+        return dict(notice=self.notice, names=self.names, sets=[plain(o) for o in self.sets],
                     shows=list(SHOWS.items()), statuses=list(STATUSES.items()),
                     orders=list(ORDERS.items()))
 
@@ -248,8 +273,8 @@ class Page:
         return res
 
     def _checked(self, rows):
-        rows = list(rows)
-        if any(type(o) is not int or not 0 <= o < len(self.ids) for o in rows):
+        known = range(len(self.ids))
+        if not isinstance(rows, list) or any(type(o) is not int or o not in known for o in rows):
             raise ValueError(f"rows has {brief(rows)}: pass row numbers of this review")
         return rows
 
@@ -265,7 +290,8 @@ class Page:
         choices = dict(set=[None, *range(len(self.sets))], given=classes, predicted=classes,
                        issues=SHOWS, status=STATUSES, order=ORDERS)
         for k, v in place.items():
-            if k not in choices or v not in choices[k]:
+            # To Python True is 1, and 1.0 too: neither is the index of a class
+            if not any(type(v) is type(o) and v == o for o in choices.get(k, ())):
                 raise ValueError(f"{k} is {brief(v)}, which is not one of its choices")
 
         table = self.table
@@ -291,7 +317,7 @@ class Page:
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 kept = self._kept()[str(self.session.user)] | todo
                 at = next(iter(np.flatnonzero(self.ids == kept.pop('at')).tolist()), None)
-                self.look(view, at=at, **kept)
+                self.look(view, 0, kept, at)
             self.views[name] = view
             if len(self.views) > MAX_VIEWS: self.views.popitem(last=False)
         self.views.move_to_end(name)
@@ -330,46 +356,27 @@ def style() -> str:
     return (WEB/'review.css').read_text(encoding='utf-8')
 
 
-def shower(
-    show,  # As for `Page`
-    sets=(),  # Names of the sets of the review
-) -> Callable[[pd.Series], np.ndarray | str]:
-    """A function of a row of `session.issues` that returns an array (h, w[, 3]), a text or an
-    `Unreadable`.
-
-    A CleanInterpretation (anything with `shown` and `ids`) shows its item with the row's id; a dict
-    has one for each set. None shows the row's `text`, or the image file named by its `path`, else
-    by its id, upright as its EXIF data say. Raises ValueError if it is unclear which set is
-    shown."""
-    if show is None: return _from_table
-    if isinstance(show, dict):
-        if missing := [o for o in sets if o not in map(str, show)]:
-            raise ValueError(f"show has nothing for the set {missing[0]!r}: give one for each of "
-                             f"{', '.join(sets)}")
-        shows = {str(k): shower(o) for k, o in show.items()}
-        return lambda row: shows[str(row['set'])](row)
-    if not hasattr(show, 'shown'): return show
-    if len(sets) > 1:
-        raise ValueError(f"show is one {type(show).__name__}, but the review has the sets "
-                         f"{', '.join(sets)}: give a dict of set -> interpretation, since items of "
-                         "different sets may have the same id")
-    where = {str(o): i for i, o in enumerate(show.ids)}
-    return lambda row: show.shown(where[str(row['id'])])
+def _notice(session, show):
+    "That the model is too weak to judge the labels, or ''"
+    shows = show.values() if isinstance(show, dict) else [show]
+    known = [o.weakness for o in (session, *shows) if getattr(o, 'weakness', None) is not None]
+    if not known and not session.issues['is_issue'].all():
+        at = {o: i for i, o in enumerate(session.classes)}
+        codes = [session.issues[o].map(as_text).map(at).to_numpy() for o in ('given', 'predicted')]
+        # A CSV does not tell whether it has all items, and issues alone agree with no label
+        known = [o and f'unless items were left out of the table, {o}' for o in [weakness(*codes)]]
+    found = next(filter(None, known), '')
+    return f'{capital(found)}.' if found else ''
 
 
-def picture(
-    show: Callable[[pd.Series], np.ndarray | str],  # Result of `shower`
-    row: pd.Series,  # A row of `session.issues`
-) -> tuple[str, str, bytes, str, int]:  # Kind, text or reason, thumbnail, its MIME type and width
-    "An item as an image, as text, or missing: what its loading raises is the reason"
-    try:
-        shown = show(row)
-        if isinstance(shown, Unreadable): return 'missing', plain(shown, MAX_REASON), b'', '', 0
-        if isinstance(shown, str): return 'text', neutral(shown, MAX_TEXT), b'', '', 0
-        data, mime, width, _ = thumbnail(shown, SIZE)
-        return 'image', '', data, mime, width
-    except Exception as e:  # noqa: BLE001  a user's loading code may raise anything
-        return 'missing', plain(f'{type(e).__name__}: {e}', MAX_REASON), b'', '', 0
+def _changes(old, new):
+    "Number of items whose decision is another one"
+    return sum(old.get(i) != new.get(i) for i in old.keys() | new.keys())
+
+
+def _check_message(msg):
+    missing = NEEDED.get(str(msg.get('do')), set()) - msg.keys()
+    if missing: raise ValueError(f"the message lacks {', '.join(sorted(missing))}: send them too")
 
 
 @contextmanager
@@ -390,11 +397,3 @@ def _order(table, order):
     keys = ['given', 'predicted'] if order == 'pair' else ['id']
     by = pd.DataFrame({k: table[k].map(str).to_numpy() for k in keys})
     return by.sort_values(keys, kind='stable').index.to_numpy()
-
-
-def _from_table(row):
-    if isinstance(row.get('text'), str): return row['text']
-    path = Path(str(row['path'] if 'path' in row else row['id']))
-    if not path.is_file():
-        return Unreadable(f'{path} is not a file here: pass Cleaner(session, show=...)')
-    return open_upright(path, SIZE)

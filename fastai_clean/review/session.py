@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
@@ -13,11 +13,15 @@ import pandas as pd
 from .._columns import objects
 from .._files import write_file
 from .._text import as_text, brief, inert, natural_key
+from . import crowd
 from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
 from .marks import Marks
 from .rounds import carried_of, contradicting_of, history_of, rounds_of, table_hash
 from .tables import cohen_kappa, issue_table, own_rows, reviewer, text_ids
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
 
 NOTE = 2000  # Characters of a note
 
@@ -58,6 +62,7 @@ class ReviewSession:
     ['dog', 'dog', 'cat']
     >>> folder.cleanup()
     """
+    weakness: str | None = None  # What `interp.weakness` says of the table's model; None: unknown
 
     def __init__(self,
         # Issue table (see `find_issues`) or its CSV; may have a column `set`
@@ -97,7 +102,7 @@ class ReviewSession:
 
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
         self.issues: pd.DataFrame = df
-        self._known = {*self.ids}
+        self._at = {o: i for i, o in enumerate(self.ids)}
         given = dict(zip(self.ids, self.given.tolist()))
         marks = Marks(self.ids.tolist(), df['id'].tolist(), self.rows, root)
         self._journal = Journal(self.path, self.ids, self.classes, given, set, user=self.user,
@@ -219,11 +224,42 @@ class ReviewSession:
             data[name] = [state[i][name] for i in self.ids[mask]]
         return pd.DataFrame(data, index=rows.index, dtype=object)
 
+    @property
+    def votes(self) -> pd.DataFrame:
+        """Every decision in force of every user, an item's own in their order, with what others
+        appended: the columns `id` as in `ids`, `given`, the text of the label that the item had
+        then (None in old journals), `action`, `label`, the text of the class it got, and `user`"""
+        names = ['id', 'given', 'action', 'label', 'user']
+        return pd.DataFrame(self._journal.decisions(), columns=names, dtype=object)
+
+    def sample(self,
+        n: int = 100,  # Number of items
+        seed: int = 0,  # Another one gives other items; pass `estimate` the same
+    ) -> list[str]:  # At most n ids, none that is decided or unsure
+        """Items to decide on, so that `estimate` knows most afterwards: many where it is open
+        whether labels are wrong, few elsewhere. Decide on them in this order, and stop anywhere. It
+        uses what was decided: four times 25 say more than once 100. See `sample.sample`."""
+        from .sample import sample  # Here: scipy's statistics take half a second
+        return sample(self._scored(), self.votes, n, seed)
+
+    def estimate(self,
+        seed: int = 0,  # That of `sample`
+    ) -> 'Estimate':
+        """How many labels of the table are wrong, with a 95 % interval, which ones, and how many
+        more to review, from the decisions so far, see `Estimate`. Raises ValueError if there are
+        none."""
+        from .estimate import Estimate
+        return Estimate(self._scored(), self.votes, seed)
+
+    def _scored(self):
+        return self.issues.assign(id=self.ids)
+
     def progress(self) -> dict:
         """`reviewed`: flagged items with a decision; `flagged`: all of them; `decided`: items with
         a decision, flagged or not; `per_class`: DataFrame of class (as given), reviewed, flagged"""
-        actions = {i: o['action'] for i, o in self.current().items()}
-        decided = np.array([actions.get(i) is not None for i in self.ids], dtype=bool)
+        decided = np.zeros(len(self.ids), dtype=bool)
+        for i, o in self.current().items():
+            if o['action'] is not None and i in self._at: decided[self._at[i]] = True
         flagged = self.issues.is_issue.to_numpy(dtype=bool)
 
         def count(mask):
@@ -257,6 +293,9 @@ class ReviewSession:
             both = [(x, outcome[b][i]) for i, x in outcome[a].items() if i in outcome[b]]
             rows.append((a, b, len(both), *cohen_kappa(both)))
         return pd.DataFrame(rows, columns=['user', 'other', 'n', 'agree', 'kappa'])
+
+    annotations = crowd.annotations
+    annotators = crowd.annotators
 
     def to_csv(self,
         path: str | Path,  # File to write
@@ -343,7 +382,7 @@ class ReviewSession:
         "`ids` as a list without repeats, or ValueError"
         several = isinstance(ids, Iterable) and not isinstance(ids, str)
         found = list(ids) if several else [ids]
-        if bad := [o for o in found if not isinstance(o, str) or o not in self._known]:
+        if bad := [o for o in found if not isinstance(o, str) or o not in self._at]:
             raise ValueError(f"ids has {len(bad)} that are not in the issue table, first "
                              f"{brief(bad[0])}: pass texts of `session.ids`")
         if not found: raise ValueError("ids is empty: pass at least one")

@@ -13,6 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import chromium
+import numpy as np
 import pandas as pd
 import pytest
 from chromium import click_fast, expect, records, wait_until
@@ -344,6 +345,23 @@ def test_two_views_have_pages_of_their_own(tweets, tmp_path):
     expect(tab.locator('.card.is-unsure')).to_have_count(1)
     expect(tab.locator('.card.is-keep')).to_have_count(3)
     expect(other.locator('.card')).to_have_count(4)
+
+
+def test_weak_model_and_the_estimate_are_said_above_the_cards(start, tmp_path):
+    rng = np.random.default_rng(0)
+    given, predicted = rng.choice(NAMES, (2, 300))
+    pd.DataFrame({'id': [f'{i}.txt' for i in range(300)], 'given': given, 'predicted': predicted, 'confidence': .9,
+                  'label_quality': np.arange(300)/300, 'is_issue': given != predicted, 'text': 'a tweet'}
+                 ).to_csv(tmp_path/'issues.csv', index=False)
+    app = start(tmp_path/'issues.csv', '--page-size', 24)
+    tab = app.open()
+    expect(tab.locator('.notice')).to_contain_text('Unless items were left out of the table, the model agrees with')
+    estimate = tab.get_by_text(re.compile(r'^About \d+ \(\d+ to \d+\) of 300 labels are wrong'))
+    expect(estimate).to_have_count(0)
+    for key in 'Ad': tab.keyboard.press(key)
+    expect(estimate).to_be_visible(timeout=15_000)
+    tab.screenshot(path=tmp_path/'estimate.png')
+    assert len(app.records()[0]['ids']) == 24 and app.said == []
 
 
 def test_filters_survive_a_reload(start, tmp_path):

@@ -58,7 +58,7 @@ def one_of_two(out):
 
     learn = learner(labels)
     with learn.distrib_ctx(**ctx):
-        learn.fit_one_cycle(8, 1e-2, cbs=ConfidentLearningCallback(3))
+        learn.fit_one_cycle(8, 1e-2, cbs=ConfidentLearningCallback(3, mode='folds'))
         interp = CleanInterpretation.from_learner(learn)
     res['same'] = float(np.abs(learn.oof.pred_probs - by_hand).max())
     res['auprc'] = average_precision_score(wrong[:N], 1 - interp.issues.sort_index().label_quality)
@@ -67,8 +67,13 @@ def one_of_two(out):
     res['model'], res['plain'] = learn.oof.config['model'], type(learn.model).__name__
     res['backend'] = torch.distributed.get_backend()
     learn = learner(labels)
-    with learn.distrib_ctx(**ctx): learn.fit(2, cbs=ConfidentLearningCallback(2, average='epochs'))
+    with learn.distrib_ctx(**ctx): learn.fit(2, cbs=ConfidentLearningCallback(2, average='epochs', mode='folds'))
     res['means'] = bool(np.isfinite(learn.oof.pred_probs).all())
+    learn = learner(labels)
+    # All features are the same: 'auto' must take the folds, in both processes
+    learn.model[0][1].weight.data.mul_(0)
+    with learn.distrib_ctx(**ctx): learn.fit_one_cycle(8, 1e-2, cbs=ConfidentLearningCallback(2))
+    res['chose'] = learn.oof.config['mode'], learn.oof.config['mode_reason'], bool(learn.oof.done.all())
     learn = learner(labels)
     learn.oof_preds(mode='features', n_folds=2)
     res['features'] = bool(np.isfinite(learn.oof.pred_probs).all())
@@ -90,6 +95,7 @@ def test_two_processes_train_each_fold_together(tmp_path):
     probs = [np.load(tmp_path/f'{o}.npy') for o in (0, 1)]
     assert np.allclose(*probs, atol=.2) and (probs[0].argmax(1) == probs[1].argmax(1)).mean() > .9
     print(ranks[0])
+    assert ranks[0]['chose'] == ranks[1]['chose'] and ranks[0]['chose'][0] == 'folds' and ranks[0]['chose'][2]
     for o in ranks:
         assert o['backend'] == 'gloo' and o['same'] == 0 and o['auprc'] > .6 and o['accuracy'] > .6
         assert o['model'] == o['plain'] == 'Sequential' and o['means'] and o['features']

@@ -37,7 +37,7 @@ def probabilities(n_jobs, *cbs):
     "Of a fit with shuffling, dropout and MixUp"
     torch.manual_seed(0)
     learn = tiny_learn(digit_dls(range(N), range(N, 150), shuffle=True), tiny_model(dropout=.3), cbs=[MixUp(), *cbs])
-    learn.fit_one_cycle(2, 1e-2, cbs=ConfidentLearningCallback(5, n_jobs=n_jobs))
+    learn.fit_one_cycle(2, 1e-2, cbs=ConfidentLearningCallback(5, n_jobs=n_jobs, mode='folds'))
     return learn.oof.pred_probs
 
 
@@ -94,7 +94,7 @@ def test_ctrl_c_ends_the_processes_and_keeps_finished_folds(tmp_path, interrupti
         while not (tmp_path/'begun').exists() or learn.oof is None: time.sleep(.1)
         os.kill(os.getpid(), signal.SIGINT)
     learn = tiny_learn(digit_dls(range(N), range(N, 150)), cbs=Waits(tmp_path/'begun'))
-    cb = ConfidentLearningCallback(3, splits=np.arange(N)*3//N, n_jobs=2)
+    cb = ConfidentLearningCallback(3, splits=np.arange(N)*3//N, n_jobs=2, mode='folds')
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=cb)
     assert 0 < learn.oof.done.sum() < N and not learn.oof.done[-1]

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from fastai_clean.all import find_issues
-from fastai_clean.issues import FILTERS, SCORES
+from fastai_clean.issues import CLEANLAB, SCORES
 
 FILE = Path(__file__).parents[3]/'shared/data/cifar10n/published_resnet18_oof.npz'
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FILE.exists(), reason=f'{FILE} is not here')]
@@ -18,7 +18,7 @@ def published():
     with np.load(FILE) as data: return data['noisy'], data['pred_probs'], data['noisy'] != data['true']
 
 
-@pytest.mark.parametrize('filter_by', FILTERS)
+@pytest.mark.parametrize('filter_by', CLEANLAB)
 def test_every_filter_agrees_with_cleanlab(published, filter_by):
     labels, probs, _ = published
     expected = cleanlab.filter.find_label_issues(labels, probs, filter_by=filter_by, n_jobs=1)
@@ -36,7 +36,7 @@ def test_every_score_agrees_with_cleanlab(published, score):
 
 def test_baseline_row_is_reproduced(published):
     labels, probs, wrong = published
-    df = find_issues(labels, probs).sort_index()
+    df = find_issues(labels, probs, 'prune_by_noise_rate').sort_index()
     doubt = 1 - df.label_quality
     precision, recall, _ = precision_recall_curve(wrong, doubt)
     found = dict(auroc=roc_auc_score(wrong, doubt), auprc=average_precision_score(wrong, doubt),

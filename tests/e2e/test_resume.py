@@ -29,7 +29,7 @@ def script(cache_dir, out):
     fits, repeat = [], FoldLearner.repeat
     FoldLearner.repeat = lambda *args: (fits.append(1), repeat(*args))
     learn = tiny_learn(digit_dls(range(100), range(100, 150), shuffle=True), tiny_model(dropout=.3), cbs=MixUp())
-    learn.fine_tune(2, 1e-2, cbs=ConfidentLearningCallback(FOLDS, cache_dir=cache_dir))
+    learn.fine_tune(2, 1e-2, cbs=ConfidentLearningCallback(FOLDS, cache_dir=cache_dir, mode='folds'))
     learn.oof.save(out, overwrite=True)
     (Path(out).parent/'fits').write_text(str(len(fits)))
 

@@ -82,6 +82,7 @@ class Review {
     }
     if (msg.progress) this.drawProgress(msg.progress)
     if (msg.tables) this.drawTables(msg.tables)
+    if (msg.estimate !== undefined) this.drawEstimate(msg.estimate)
     msg.thumbs?.forEach(o => this.drawThumb(o, buffers))
     if (asked.do === 'act') this.say(this.result(asked, msg) + (this.ended ? `. ${AT_END}` : ''))
     this.fetch()
@@ -116,12 +117,13 @@ class Review {
 
   // ---- Drawing
 
-  build({ names, sets, orders, statuses, shows }) {
+  build({ notice, names, sets, orders, statuses, shows }) {
     this.names = names
     this.filters = {}
     this.count = make('span', { className: 'count' })
     this.way = make('span', { className: 'count way' })
     this.meter = make('progress', { 'aria-label': 'Flagged items reviewed' })
+    this.estimate = make('p', { className: 'count', role: 'note', hidden: true })
     this.status = make('div', { className: 'status', role: 'status' })
     this.help = make('dl', { className: 'help', hidden: true })
     this.tables = make('div', { className: 'tables', hidden: true })
@@ -142,7 +144,8 @@ class Review {
     for (const [keys, what] of Object.entries(HELP))
       this.help.append(make('div', {}, make('dt', { textContent: keys }), make('dd', { textContent: what })))
     const counts = button('Counts', () => this.showTables())
-    this.root.append(bar('Progress', this.meter, this.count, this.way, counts), this.tables,
+    if (notice) this.root.append(make('p', { className: 'notice', role: 'note' }, data(notice)))
+    this.root.append(bar('Progress', this.meter, this.count, this.way, counts), this.estimate, this.tables,
       bar('Filters', ...boxes), this.batch(), this.help, this.status, this.grid, this.pager())
   }
 
@@ -276,6 +279,11 @@ class Review {
     this.meter.value = reviewed
     const number = n => n.toLocaleString('en')
     this.count.textContent = `${number(reviewed)} reviewed, ${number(flagged)} flagged`
+  }
+
+  drawEstimate(text) {
+    this.estimate.textContent = text
+    this.estimate.hidden = !text
   }
 
   showTables() {
