@@ -1117,11 +1117,11 @@ def test_apply_folder_finds_the_file_of_items_that_are_copies(source, tmp_path):
     (tmp_path/'journal').mkdir()
     session = opened(tmp_path/'journal', issues=table(ids=ids))
     session.relabel(ids, 'cat')
-    got = session.apply_folder(root, tmp_path/'new')
+    got = session.apply_folder(root, tmp_path/'new', only_reviewed=True)
     assert sorted(tree(got).values()) == ['a name of its own', *['a/x.png']*3, 'a/y.png']
     assert sorted(o.suffix for o in got.rglob('*.*')) == ['.png']*4 + ['.png#9']
     with pytest.raises(FileNotFoundError, match='1 items are not files .*, first .a/no.png#2'):
-        opened(root, issues=table(ids=['a/x.png', 'a/no.png#2'])).apply_folder(root, tmp_path/'other')
+        opened(root, issues=table(ids=['a/x.png', 'a/no.png#2'])).apply_folder(root, tmp_path/'other', only_reviewed=True)
 
 
 def test_apply_folder_copies_where_links_fail(source, tmp_path, monkeypatch):
