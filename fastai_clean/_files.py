@@ -87,6 +87,20 @@ def sync_folder(
     finally: os.close(fd)
 
 
+def write_all(
+    fd: int,  # Descriptor of an open file
+    data: bytes,
+) -> None:
+    "Write all of `data`, although the system may take less at a time"
+    rest = memoryview(data)
+    while rest:
+        n = os.write(fd, rest)
+        if n <= 0:
+            raise OSError(f"the file took {len(data) - len(rest)} of {len(data)} bytes: is the "
+                          "disk full?")
+        rest = rest[n:]
+
+
 def save_arrays(
     path,  # Folder to make
     kind: str,  # Name of the class of the result, for messages

@@ -271,8 +271,8 @@ def check_frame(source, session, right):
 def check_folder(source, session, right, target):
     "A tree of the right files in the folders of their labels, the same a second time; the source as it was"
     before = files_in(source.root)
-    got = files_in(session.apply_folder(source.root, target))
-    assert files_in(session.apply_folder(source.root, target.with_name(f'{target.name} again'))) == got
+    got = files_in(session.apply_folder(source.root, target, only_reviewed=True))
+    assert files_in(session.apply_folder(source.root, target.with_name(f'{target.name} again'), only_reviewed=True)) == got
     assert files_in(source.root) == before
     assert sorted((Path(o).parent.as_posix(), data) for o, data in got.items()) == sorted(
         (label, before[item]) for item, label in right.items())
@@ -303,7 +303,7 @@ def check_test_set(source, session, right, target):
     with pytest.raises(ValueError, match="set is .'test'., but the Learner has"): session.apply_dls(source.learn)
     with pytest.raises(ValueError, match="set is 'train', but the session is about the test set"):
         session.apply_dls(source.learn, set='train')
-    root = session.apply_folder(source.root, target)
+    root = session.apply_folder(source.root, target, only_reviewed=True)
     dl = source.learn.dls.test_dl(get_image_files(root), with_labels=True)
     after = CleanInterpretation.from_learner(source.learn, dl=dl)
     assert sorted(labels_of(dl).vocab[i] for i in after.given) == sorted(right.values())

@@ -323,13 +323,15 @@ class CleanInterpretation(ClassificationInterpretation):
         path: str | Path,  # Journal of decisions (.jsonl); made if it does not exist
         user: str | None = None,  # The reviewer's name; None: that of the account
     ) -> 'ReviewSession':
-        """A `ReviewSession` over `issues`: decide on them, undo, apply. Raises TypeError unless
-        items have one class, and what ReviewSession raises."""
+        """A `ReviewSession` over `issues`: decide on them, undo, apply, train again, and review
+        again with the same journal. Raises TypeError unless items have one class, and what
+        ReviewSession raises."""
         # Imported here: the review is a layer below, and looking at a table must not need it
         from ..review import ReviewSession
         tables.need_classes(self, 'review')
         session = ReviewSession(self.issues, path, vocab=list(self.vocab), user=user,
-                                set=reviewed.set_of(self), rows=joins.own_rows(self))
+                                set=reviewed.set_of(self), rows=joins.own_rows(self),
+                                root=self.learn.path)
         session.weakness = self.weakness
         return session
 

@@ -12,6 +12,8 @@ from .._columns import column_like, objects
 from .._files import sibling
 from .._text import as_text, brief, safe_name, sha1_of
 from .match import Item, class_text, rows_of
+from .rounds import deleted_before
+from .tree import whole_tree
 
 
 def apply_frame(
@@ -111,6 +113,10 @@ def _plan(session, names, set, labels, what, theirs=None):
     at = rows_of(items, names, labels, what, ours, theirs)
     new = {i: items[o].label for o, i in at.items() if items[o].label is not None}
     drop = {i for o, i in at.items() if items[o].action == 'delete'}
+    if all(names[i] == o for o, i in at.items()):
+        # Deleted in an earlier round, so that the table has them no more
+        gone = deleted_before(session, set)
+        drop |= {i for i, o in enumerate(names) if o not in at and labels[i] in gone.get(o, ())}
     return [i for i in range(len(names)) if i not in drop], new
 
 
@@ -141,6 +147,7 @@ def apply_folder(
     source,  # This and the rest as for `ReviewSession.apply_folder`
     target,
     copy: bool = False,
+    only_reviewed: bool = False,
 ) -> Path:
     "See `ReviewSession.apply_folder`"
     source = Path(source).resolve()
@@ -152,7 +159,8 @@ def apply_folder(
         raise ValueError(f"of target {target} and source {source}, one is inside the other: choose "
                          "a target outside")
 
-    files = _places(_finals(session), source)
+    if only_reviewed: files = _places(_finals(session), source)
+    else: files = whole_tree(session, source)
     with sibling(target) as tmp:
         tmp.mkdir(parents=True)
         # One by one, so that it fails on a file system that takes two folder names for the same

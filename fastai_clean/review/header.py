@@ -6,8 +6,21 @@ from typing import Any, BinaryIO
 from .._text import brief, sha1_of
 from .replay import encode, loaded
 
-FORMAT = 3
+FORMAT = 4
 OLD_NAME = 96  # Bytes of JSON up to which format 1 named ids and classes by their text
+
+
+def check_path(
+    path: Path,  # Of a journal, new or old
+) -> None:
+    "Raise an OSError or a ValueError unless a journal may be there"
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path {path} is in a folder that does not exist: make "
+                                f"{path.parent} first")
+    if path.is_dir(): raise IsADirectoryError(f"path {path} is a folder: name a file in it")
+    # A pipe would wait for ever, and a device forget
+    if path.exists() and not path.is_file():
+        raise ValueError(f"path {path} is a device or a pipe: name a file")
 
 
 def header_of(
@@ -15,6 +28,7 @@ def header_of(
     classes: Sequence[str],  # Texts of the classes, sorted
     given: dict[str, str],  # Id -> text of its given class
     set: str | None,  # The set that the items are, if that is known
+    table: str | None = None,  # What tells the table from another model's, see `table_hash`
 ) -> bytes:
     "The first lines: the same bytes for the same items, classes and given labels, in any order"
     at = {o: i for i, o in enumerate(classes)}
@@ -23,6 +37,7 @@ def header_of(
              'ids_sha1': sha1_of(encode(ids)), 'classes_sha1': sha1_of(encode(classes)),
              'given_sha1': sha1_of(encode(numbers))}
     if set is not None: first['set'] = set
+    if table is not None: first['table'] = table
     lines = first, {'ids': ids}, {'classes': classes}, {'given': numbers}
     return b''.join(encode(o).encode() + b'\n' for o in lines)
 

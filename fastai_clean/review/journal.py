@@ -13,11 +13,13 @@ from warnings import warn
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from .._files import sync_folder
+from .._files import sync_folder, write_all
 from .._rows import check_same_labels
 from .._text import brief
-from .header import check_same, hashes_of, header_of, old_name, read_header
+from .header import check_path, hashes_of, header_of, old_name, read_header
+from .marks import Marks
 from .replay import Replay, encode
+from .rounds import ADVICE, news, opening
 
 WAIT = 60  # Seconds that an action waits for other writers
 TAIL = 256  # Bytes of the last line by which a journal is recognised
@@ -30,9 +32,10 @@ class Journal:
     per id), `label` (or `labels`, one per id), `text` of a note, `user`, `time` (ISO, UTC) and
     `key`, its name. It is appended under a lock that other processes heed, synced, and only then
     taken in. An `undo` or `redo` names the action (`of`) that it switches off or on, so that a
-    later decision of another user stands. The first four lines say what the journal is about:
+    later decision of another user stands. The first four lines say what the journal was made for:
     counts, SHA-1s and the set; the ids; the classes; the given label of each id, as its number
-    among the classes.
+    among the classes. If it is opened with another table, a line (`round`) says what is gone, new
+    and renamed, and which labels are others, see `rounds.opening`.
 
     A line that a crash tore is skipped with a warning. Files of version 0.1 (format 1), which named
     long ids by their SHA-1 and cut an action into parts, are read and continued. Threads may share
@@ -44,27 +47,29 @@ class Journal:
         labels: dict[str, object],  # Text of a class -> the class
         given: dict[str, str],  # Id of each item -> text of its given class
         set: str | None = None,  # The one set that the items are, if that is known
+        *,
+        user: str = 'reviewer',  # Who opens it
+        table: str | None = None,  # What tells the table from another model's, see `table_hash`
+        marks: Marks | None = None,  # What the items hold
     ):
-        """Raises ValueError if `path` is a journal of other items, classes, given labels or another
-        set, naming the difference, or another file, FileNotFoundError if its folder does not exist,
-        and OSError if it cannot be read and written. Nothing is written to what is refused."""
+        """Raises ValueError if `path` is a journal of other items or another set, naming the
+        difference, or another file, FileNotFoundError if its folder does not exist, and OSError if
+        it cannot be read and written. Nothing is written to what is refused."""
         self.path = Path(path)
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"path {path} is in a folder that does not exist: make "
-                                    f"{self.path.parent} first")
-        if self.path.is_dir():
-            raise IsADirectoryError(f"path {path} is a folder: name a file in it")
-        # A pipe would wait for ever, and a device forget
-        if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"path {path} is a device or a pipe: name a file")
+        check_path(self.path)
 
         self._lock = RLock()
         self._fd: int | None = None  # The open file, while it is locked
         self._file: tuple[int, int] | None = None  # Its device and inode
         self._labels = labels
         self._given = given
+        self._table = table
+        self._marks = marks
         self.set = set
-        self._first: dict[str, str]  # What the items were given when the journal was made
+        self.news: list[str] = []  # What has changed since the last opening, a sentence each
+        self._mine: str | None = None  # Key of the last opening when this one was made
+        self._first: dict[str, str | None]  # Name -> given class when the journal was made
+        self._before: int  # Number of actions when it was opened
         self._other: bool  # Whether that was something else, which is known by a hash only
         self._replay: Replay
         self._offset: int  # Up to where it was read
@@ -78,7 +83,7 @@ class Journal:
             self._restart()
             self._read(fd)
             self._check_hash()
-            self.check_given()
+            self._begin(fd, user)
         self._changed.clear()
         _journals.add(self)
 
@@ -104,13 +109,21 @@ class Journal:
         text: str | None = None,  # Note
     ):
         "Do something to items; returns once it is on disk, raises as `_append` does if it is not"
-        given = [self._name(self._given[o]) for o in ids]
-        what: dict[str, object] = {'do': do, 'ids': [self._name(o) for o in ids],
+        given = [self.name_of(self._given[o]) for o in ids]
+        what: dict[str, object] = {'do': do, 'ids': [self.name_of(o) for o in ids],
                                    'given': given if len({*given}) > 1 else given[0]}
-        if label is not None: what['label'] = self._name(label)
-        if labels is not None: what['labels'] = [self._name(o) for o in labels]
+        if label is not None: what['label'] = self.name_of(label)
+        if labels is not None: what['labels'] = [self.name_of(o) for o in labels]
         if text is not None: what['text'] = text
-        self._append(lambda: what, user)
+        if self._marks is not None and do != 'note' and any(marks := self._marks.of(ids)):
+            what['marks'] = marks
+
+        def record():
+            if moved := [o for o in what['ids'] if o in self._replay.moved]:
+                raise ValueError(f"ids has {brief(moved[0])}, which names another item since this "
+                                 "session was opened: open a new one")
+            return what
+        self._append(record, user)
 
     def again(self,
         do: str,  # 'undo' or 'redo'
@@ -122,7 +135,7 @@ class Journal:
         def record():
             key = self._replay.last(user, do)
             if key is None: return None
-            found.extend(self._replay.actions[key].ids)
+            found.extend(map(self._id_of, self._replay.actions[key].items))
             return {'do': do, 'of': key}
         self._append(record, user)
         return found
@@ -139,23 +152,26 @@ class Journal:
             self._changed.clear()
             return changed
 
-    def check_given(self) -> None:
-        """Raise ValueError if what was read is about items with other labels: none of those that an
-        item had at first, or in a decision, or got by one. An item that is kept must have the label
-        that was kept"""
-        was = []
+    @property
+    def replay(self) -> Replay:
+        "All that was read; to be looked at only"
         with self._lock:
-            touched = self._replay.history
-            for i, now in self._given.items():
-                known: list[str | None] = [now]
-                # Most items have no history, and the label that they had
-                if i in touched or now != self._first.get(i):
-                    known = self._replay.given(i, self._first.get(i))
-                was.append(now if now in known or not known else known[-1])
-        if was == [*self._given.values()]: return
-        check_same_labels([*self._given], [*self._given.values()], was, str(self.path),
-                          'the issue table', "pass the data that it was made with, or what `apply` "
-                          "made of that; for other data, name another path")
+            if self._stale: self.read()
+            return self._replay
+
+    def check_given(self) -> None:
+        "Raise ValueError if others decided on items with other labels since it was opened"
+        with self._lock:
+            # What contradicted then was said then, and may be to decide again after an undo
+            new = [(i, n, a) for i, (n, a) in self._replay.against.items()
+                   if a.number >= self._before]
+            if not new: return
+            was = [a.given_of(n) or self._replay.first[n] for _, n, a in new]
+        check_same_labels([i for i, *_ in new], [self._given[i] for i, *_ in new], was,
+                          str(self.path), 'the issue table', ADVICE)
+        i, n, a = new[0]
+        raise ValueError(f"others gave {len(new)} items classes that vocab lacks, first {brief(i)} "
+                         f"{brief(a.label_of(n))}: open a session with the classes of all")
 
     def votes(self) -> dict[str, dict[str, tuple[str, str | None]]]:
         "`Replay.votes`, with what others appended"
@@ -176,24 +192,27 @@ class Journal:
         with self._locked() as fd:
             self._read(fd)
             what = record()
-            if what is None: return
+            if what is not None: self._write(fd, what, user)
 
-            now = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
-            what = {**what, 'user': user, 'time': now, 'key': uuid4().hex[:16]}
-            line = encode(what).encode() + b'\n'
-            # A line that a crash tore must not swallow this one
-            if not self._tail.endswith(b'\n'): line = b'\n' + line
-            try:
-                _write_all(fd, line)
-                getattr(os, 'fdatasync', os.fsync)(fd)
-            except BaseException:
-                # A line left here would be in force for everyone, though the caller hears it is not
-                with suppress(OSError):
-                    os.ftruncate(fd, self._offset)
-                    os.fsync(fd)
-                raise
-            # From memory: reading the file again could fail, and the action would seem unsaved
-            self._take_in(line.splitlines(keepends=True))
+    def _write(self, fd, what, user) -> str:
+        "Write a record, sync it, and only then take it in; its key"
+        now = datetime.now(timezone.utc).isoformat(timespec='milliseconds')
+        what = {**what, 'user': user, 'time': now, 'key': uuid4().hex[:16]}
+        line = encode(what).encode() + b'\n'
+        # A line that a crash tore must not swallow this one
+        if not self._tail.endswith(b'\n'): line = b'\n' + line
+        try:
+            write_all(fd, line)
+            getattr(os, 'fdatasync', os.fsync)(fd)
+        except BaseException:
+            # A line left here would be in force for everyone, though the caller hears it is not
+            with suppress(OSError):
+                os.ftruncate(fd, self._offset)
+                os.fsync(fd)
+            raise
+        # From memory: reading the file again could fail, and the action would seem unsaved
+        self._take_in(line.splitlines(keepends=True))
+        return what['key']
 
     def _read(self, fd: int) -> None:
         old = self._replay.unreadable, self._replay.unknown
@@ -227,37 +246,64 @@ class Journal:
     def _restart(self) -> None:
         "Forget what was read, so that the next reading begins at the first record"
         self._offset, self._tail = self._start
-        ids = {self._name(o): o for o in self._ids}
-        self._replay = Replay(ids, {self._name(o): o for o in self._labels}, self._labels)
+        texts = {self.name_of(o): o for o in self._labels}
+        classes = {o: texts.get(o, o) for o in self._classes}
+        self._replay = Replay(self._first, classes, self._first_table, texts)
+        # After a fork others may have opened it with other tables since
+        if self._mine == '': self._bind()
+        elif self._mine is not None: self._replay.expect(self._mine, self._bind)
         self._changed = {}
         self._snapshot = None
         self._stale = True
 
+    def _begin(self, fd, user):
+        "Compare the table with that of the last opening, and write down what is another"
+        ids = {self.name_of(i): (i, self._given[i]) for i in sorted(self._given)}
+        names = [self.name_of(o) for o in self._labels]
+        marks_of = self._marks.of if self._marks is not None else lambda ids: [None]*len(ids)
+        what = opening(self._replay, ids, names, self._labels, self._table, marks_of, self.path)
+        if what is not None: self._write(fd, what, user)
+        self._mine = self._replay.rounds[-1]['key'] if self._replay.rounds else ''
+        self._bind()
+        self._before = len(self._replay.actions)
+        self.news = news(self._replay, what)
+        self._snapshot = None
+
+    def _bind(self):
+        ids = {self.name_of(i): (i, label) for i, label in self._given.items()}
+        self._replay.bind(ids, self._labels)
+
+    def _id_of(self, n):
+        "What the session calls an item, or the journal, if it is gone"
+        return self._replay.bound.get(n, self._replay.names[n])
+
     def _open(self, fd: int, f: BinaryIO, ids: list[str]) -> None:
         "Check what the journal is about, or write its header if it is new"
         classes = sorted(self._labels)
-        header = header_of(ids, classes, self._given, self.set)
+        header = header_of(ids, classes, self._given, self.set, self._table)
         there = f.read(len(header))
-        self._first = self._given
+        self._first = {o: self._given[o] for o in ids}
+        self._first_table = self._table
+        self._classes = classes
         self._other = False
-        self._name: Callable[[str], str] = str
-        self._ids = ids
+        self.name_of: Callable[[str], str] = str  # An id or a class -> what the journal calls it
         if header.startswith(there):
             # It is new, or a crash tore it before anything was decided
             if len(there) < len(header):
-                _write_all(fd, header[len(there):])
+                write_all(fd, header[len(there):])
                 os.fsync(fd)
                 sync_folder(self.path.parent)
         else:
-            first, self._first, *found = read_header(f, self.path)
-            if first['format'] == 1: self._name = old_name
-            for names, mine, of, what in zip(found, (ids, classes), ('data set', 'vocab'),
-                                             ('items', 'classes')):
-                check_same(self.path, names, {self._name(o) for o in mine}, of, what)
+            first, given, names, self._classes = read_header(f, self.path)
+            if first['format'] == 1: self.name_of = old_name
+            self._first = {o: given.get(o) for o in names}
+            table = first.get('table')
+            self._first_table = table if type(table) is str else None
             self._check_set(first.get('set'))
-            if first['format'] == 2 and type(hashes := first.get('given_sha1')) is dict:
+            same = {*names} == {*ids}
+            if first['format'] == 2 and type(hashes := first.get('given_sha1')) is dict and same:
                 self._other = hashes != hashes_of(self._given, hashes)
-                if not self._other: self._first = self._given
+                if not self._other: self._first = {o: self._given[o] for o in names}
             end = f.tell()
             f.seek(0)
             header = f.read(end)
@@ -274,7 +320,11 @@ class Journal:
     def _check_hash(self):
         "As `check_given` for format 2, which has no labels but a hash of them"
         # Decisions that were applied since change the hash, and then nobody can say what it was
-        if self._other and not any(now in self._replay.made(i) for i, now in self._given.items()):
+        if not self._other: return
+        replay = self._replay
+        at = {i: replay.known[i] for i in self._given}
+        made = any(now in replay.made(at[i]) for i, now in self._given.items())
+        if not made or any(replay.in_force(at[i], now)[1] for i, now in self._given.items()):
             raise ValueError(f"{self.path} was made with other given labels than the issue table "
                              "has: pass the data that it was made with, or another path")
 
@@ -347,14 +397,3 @@ def _reader(fd):
     with os.fdopen(fd, 'rb', closefd=False) as f:
         f.seek(0)
         yield f
-
-
-def _write_all(fd, data):
-    "Write all of `data`, although the system may take less at a time"
-    rest = memoryview(data)
-    while rest:
-        n = os.write(fd, rest)
-        if n <= 0:
-            raise OSError(f"the journal took {len(data) - len(rest)} of {len(data)} bytes: is the "
-                          "disk full?")
-        rest = rest[n:]

@@ -57,9 +57,8 @@ class Page:
     made. Each view has filters, a page number and a current item of its own: if views shared them,
     turning the page of one would make the other show saved decisions as undecided. The last place
     is kept beside the journal, in `<journal>.place`, so that the user's next view opens where this
-    one was left. Data is sent as text that is safe to show, never as markup. Raises TypeError if
-    `session` is not a ReviewSession, ValueError for a page_size below 1 and a `show` that does not
-    tell the sets apart."""
+    one was left. Data is sent as text, never as markup. Raises TypeError if `session` is not a
+    ReviewSession, ValueError for a page_size below 1 and a `show` that does not tell sets apart."""
 
     def __init__(self,
         session: ReviewSession,  # The review
@@ -311,11 +310,12 @@ class Page:
     def _view(self, name):
         "The view of that name; a new one opens where this user left off, if that still exists"
         if name not in self.views:
-            place = FIRST | {'issues': bool(self.table['is_issue'].any())}
+            todo = {'status': 'todo'} if self.session.news and self.session.carried else {}
+            place = FIRST | {'issues': bool(self.table['is_issue'].any())} | todo
             view = View(place, self._find(place), self.page_size)
             view.at = next(iter(view.rows), None)
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                kept = self._kept()[str(self.session.user)]
+                kept = self._kept()[str(self.session.user)] | todo
                 at = next(iter(np.flatnonzero(self.ids == kept.pop('at')).tolist()), None)
                 self.look(view, 0, kept, at)
             self.views[name] = view

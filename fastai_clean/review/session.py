@@ -1,11 +1,11 @@
 "A review of label issues, whose decisions are never lost"
 import csv
-import getpass
 from collections.abc import Hashable, Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,14 @@ from .._text import as_text, brief, inert, natural_key
 from . import crowd
 from .apply import apply_dls, apply_folder, apply_frame
 from .journal import Journal
-from .tables import COLUMNS, cohen_kappa, issue_table, text_ids
+from .marks import Marks
+from .rounds import carried_of, contradicting_of, history_of, rounds_of, table_hash
+from .tables import cohen_kappa, issue_table, own_rows, reviewer, text_ids
 
 if TYPE_CHECKING:
     from .estimate import Estimate
 
 NOTE = 2000  # Characters of a note
-USER = 46  # Bytes of a reviewer's name
 
 
 class ReviewSession:
@@ -72,17 +73,23 @@ class ReviewSession:
         user: str | None = None,  # Who reviews; None: the name of the account
         set: str | None = None,  # The data set, 'train', 'valid' or 'test', if there is one
         rows: pd.DataFrame | None = None,  # Rows of the user's (n,), by which `apply` finds items
+        root: str | Path | None = None,  # Folder that paths of items are in; None: the working one
     ):
         """`rows` are the items' own rows, one per row of `issues`: with them, `apply` finds the
         items in a frame that was shuffled and numbered anew.
 
+        The journal may be of an earlier round: another model, items that are gone or new, labels
+        that were decided and applied, a new class, a renamed folder. `news` says what is another.
+        Decisions stay in force for each item that has the label it had or got; one with a third
+        label is to be decided again, with a warning, see `contradicting`.
+
         Raises ValueError if the table lacks columns, has an id twice or labels outside `vocab`, and
-        if the journal belongs to another data set, set or vocab, or to items with other given
-        labels, naming the difference; TypeError if the table does not have one class per item."""
+        if the journal belongs to another data set or set, or so many labels differ that the ids
+        seem to be of other items; TypeError if the table does not have one class per item."""
         self.path = Path(path)
-        self.user = _reviewer(user)
+        self.user = reviewer(user)
         df = issue_table(issues)
-        self.rows = _rows(issues, df, rows)
+        self.rows = own_rows(issues, df, rows)
         self.ids: np.ndarray = text_ids(df)
         if vocab is None:
             found = {as_text(o): o for o in [*df.given, *df.predicted]}
@@ -96,10 +103,17 @@ class ReviewSession:
         for name in ('given', 'predicted'): df[name] = self._as_vocab(df[name])
         self.issues: pd.DataFrame = df
         self._at = {o: i for i, o in enumerate(self.ids)}
-        given = dict(zip(self.ids, self.given))
-        self._journal = Journal(self.path, self.ids, self.classes, given, set)
+        given = dict(zip(self.ids, self.given.tolist()))
+        marks = Marks(self.ids.tolist(), df['id'].tolist(), self.rows, root)
+        self._journal = Journal(self.path, self.ids, self.classes, given, set, user=self.user,
+                                table=table_hash(df, self.ids.tolist()), marks=marks)
+        self.news: list[str] = self._journal.news
+        if self.contradicting:
+            warn(f"{self.path}: {self.news[-1]}", stacklevel=2)
 
-    def __repr__(self): return f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)'
+    def __repr__(self):
+        return '\n'.join([f'ReviewSession({len(self.ids)} items, {len(self.state)} decided)',
+                          *self.news])
 
     @cached_property
     def given(self) -> pd.Series:
@@ -257,6 +271,11 @@ class ReviewSession:
         return {'reviewed': int((decided & flagged).sum()), 'flagged': int(flagged.sum()),
                 'decided': int(decided.sum()), 'per_class': per_class}
 
+    rounds = property(rounds_of)
+    contradicting = property(contradicting_of)
+    carried = property(carried_of)
+    history = history_of
+
     def agreement(self) -> pd.DataFrame:
         """One row per pair of users: `user`, `other`, `n` items that both decided on, `agree`, the
         share with the same outcome, and Cohen's `kappa` ("A coefficient of agreement for nominal
@@ -267,7 +286,7 @@ class ReviewSession:
         for user, votes in self._journal.votes().items():
             found = outcome.setdefault(user, {})
             for i, (do, label) in votes.items():
-                if do == 'keep': label = given[i]
+                if do == 'keep': label = label or given[i]
                 found[i] = do if label is None else ('class', label)
         rows = []
         for a, b in combinations(sorted(outcome), 2):
@@ -296,8 +315,9 @@ class ReviewSession:
         id_column: Hashable | None = None,  # Its column of ids, such as paths; None: its index
         set: str | None = None,  # The set that `df` is, if the table has several; None: all
     ) -> pd.DataFrame:
-        """A new DataFrame, relabelled and without the deleted rows. Rows that the issue table does
-        not know stay. Applied to its own result, it gives the same again.
+        """A new DataFrame, relabelled and without the rows that were deleted, now or in an earlier
+        round. Rows that the journal does not know stay. Applied to its own result, it gives the
+        same again.
 
         Items are found by their ids, and their labels must be the given or the decided ones, those
         of undecided items too. If they are not, as in a frame that was shuffled and numbered anew,
@@ -324,17 +344,21 @@ class ReviewSession:
         target: str | Path,  # Folder to make, outside of `source`; may exist if it is empty
         *,
         copy: bool = False,  # Whether to copy the files; False: hard links, if they can be made
+        only_reviewed: bool = False,  # Whether to take the table's items only, in folders of labels
     ) -> Path:
-        """A new folder tree, target/label/name, or target/set/label/name if the table has a column
-        `set`, of all items of the table except the deleted ones. A hard link is the same file:
-        writing into one changes both.
+        """A clean copy of `source`: all its files, also those that the table does not have, such as
+        the validation set, each where it was, but for deleted items, and relabelled ones, which are
+        in the folder of their new class. A hard link is the same file: writing into one changes
+        both.
 
+        With `only_reviewed` target/label/name, or target/set/label/name if the table has a column
+        `set`, of all items of the table except the deleted ones, whatever folders they were in.
         Files with the same name and label are named by their path in `source`, joined by '__'. A
         label or name that is not a safe file name is turned into one, with a hash. The tree is made
         whole or not at all.
         Raises ValueError for items that are, or link, outside of `source`, FileNotFoundError for
         those that are not files, and FileExistsError if `target` has anything in it."""
-        return apply_folder(self, source, target, copy)
+        return apply_folder(self, source, target, copy, only_reviewed)
 
     def _as_vocab(self, column):
         "`column` with the classes of `vocab` in place of their texts"
@@ -363,29 +387,3 @@ class ReviewSession:
                              f"{brief(bad[0])}: pass texts of `session.ids`")
         if not found: raise ValueError("ids is empty: pass at least one")
         return [str(o) for o in dict.fromkeys(found)]
-
-
-def _rows(issues, df, rows):
-    """The user's own columns, a row per row of `df`, the table `issues` in its order; None if there
-    are none"""
-    if rows is None:
-        # What `to_csv` and `to_review` write has them beside those of the table
-        rows = df.drop(columns=[o for o in (*COLUMNS, 'set') if o in df])
-        return None if rows.columns.empty else rows
-    if len(rows) != len(df):
-        raise ValueError(f"rows has {len(rows)} rows, but issues has {len(df)}: pass one row per "
-                         "item, in the order of issues")
-    order = issues.label_quality.to_numpy(float).argsort(kind='stable')
-    return rows.iloc[order]
-
-
-def _reviewer(user):
-    "The reviewer's name: `user`, or the account's"
-    if user is None:
-        # An account may have no name, as in containers
-        try: user = getpass.getuser()
-        except (ImportError, KeyError, OSError): user = 'reviewer'
-    fits = isinstance(user, str) and user.isprintable() and user.strip()
-    if not fits or len(as_text(user).encode()) > USER:
-        raise ValueError(f"user is {brief(user)}: pass a printable name of at most {USER} bytes")
-    return as_text(user)

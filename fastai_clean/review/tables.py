@@ -1,5 +1,6 @@
 "The tables that a review reads, checked; and the columns that it writes"
 import csv
+import getpass
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from .._text import as_text, as_written, brief
 COLUMNS = 'id', 'given', 'predicted', 'confidence', 'label_quality', 'is_issue'
 SEED = ['position', 'id', 'text', 'label', 'hashtags', 'prediction', 'confidence']
 NAMES = 'item', 'path', 'id', 'name', 'fname', 'file', 'filename', 'image', 'text'
+USER = 46  # Bytes of a reviewer's name
 FLAGS = {'true': True, 'false': False, '1': True, '0': False}
 
 
@@ -59,6 +61,38 @@ def text_ids(
         raise ValueError(f"issues has {len(twice)} items twice, first {brief(twice[0])}: give each "
                          "its own id")
     return objects(texts)
+
+
+def own_rows(
+    issues,  # The table as it was passed
+    df: pd.DataFrame,  # What `issue_table` made of it
+    rows: pd.DataFrame | None,  # The user's rows (n,) in the order of `issues`
+) -> pd.DataFrame | None:
+    """The user's own columns, a row per row of `df`, the table `issues` in its order; None if there
+    are none"""
+    if rows is None:
+        # What `to_csv` and `to_review` write has them beside those of the table
+        rows = df.drop(columns=[o for o in (*COLUMNS, 'set') if o in df])
+        return None if rows.columns.empty else rows
+    if len(rows) != len(df):
+        raise ValueError(f"rows has {len(rows)} rows, but issues has {len(df)}: pass one row per "
+                         "item, in the order of issues")
+    order = issues.label_quality.to_numpy(float).argsort(kind='stable')
+    return rows.iloc[order]
+
+
+def reviewer(
+    user: str | None,
+) -> str:
+    "The reviewer's name: `user`, or the account's"
+    if user is None:
+        # An account may have no name, as in containers
+        try: user = getpass.getuser()
+        except (ImportError, KeyError, OSError): user = 'reviewer'
+    fits = isinstance(user, str) and user.isprintable() and user.strip()
+    if not fits or len(as_text(user).encode()) > USER:
+        raise ValueError(f"user is {brief(user)}: pass a printable name of at most {USER} bytes")
+    return as_text(user)
 
 
 def read_issues(
