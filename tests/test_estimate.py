@@ -370,18 +370,48 @@ def test_another_session_on_the_journal_goes_on_with_the_sample(session):
     other.wrong = session.wrong
     decide_in(other, [session.decisions.id.iloc[0]])
     votes = session.votes
-    assert votes.columns.tolist() == ['id', 'given', 'action', 'label', 'user']
+    assert votes.columns.tolist() == ['id', 'given', 'action', 'label', 'user', 'carried']
+    assert not votes.carried.any()
     assert votes.user.value_counts().to_dict() == {'ann': 20, 'bob': 1}
 
 
-def test_a_decision_on_a_label_that_was_applied_is_not_used(session, tmp_path):
+def test_decisions_of_an_earlier_round_are_known_facts_and_do_not_form_the_curve(session):
+    def decide(on, ids):
+        given = on.issues.set_index('id').given
+        for i in ids:
+            if session.wrong[i] and i not in on.carried: on.relabel(i, 'b' if given[i] == 'a' else 'a')
+            else: on.keep(i)
+
+    decide(session, session.sample(100))
+    first = session.estimate()
+    assert first.carried == 0 and first.low <= session.wrong.sum() <= first.high
+    frame = session.issues.set_index('id')[['given']].rename(columns={'given': 'label'})
+    labels = session.apply(frame).label
+    applied = session.issues.assign(given=labels.loc[session.issues.id].to_numpy())
+    again = ReviewSession(applied, session.path, user='ann', vocab=session.vocab)
+    left = session.wrong.sum() - first.found
+
+    # What was drawn is right now, whatever the rest is
+    alone = again.estimate()
+    assert alone.carried == alone.decided == 100 and alone.sampled == 0 and alone.low <= left <= alone.high
+    assert '100 decisions of earlier rounds alone' in str(alone)
+    more = again.sample(60)
+    assert not {*more} & {*again.carried}
+    decide(again, more)
+    second = again.estimate()
+    assert second.sampled == 60 and second.low <= left <= second.high
+    assert second.high - second.low < (alone.high - alone.low)/2
+
+
+def test_a_label_that_was_decided_and_applied_is_right(session, tmp_path):
     decide_in(session, session.sample(20))
     worst = session.ids[0]
     now = 'b' if session.issues.given.iloc[0] == 'a' else 'a'
     session.relabel(worst, now)
     applied = session.issues.assign(given=session.issues.given.where(session.issues.id != worst, now))
     after = ReviewSession(applied, session.path, user='ann', vocab=session.vocab)
-    assert session.estimate().unused == 0 and after.estimate().unused == 1
+    assert session.estimate().unused == 0 and after.estimate().unused == 0
+    assert after.estimate().carried == 21 and after.estimate().probs[worst] == 0
 
 
 def test_ids_of_a_session_with_sets_are_drawn_whole(tmp_path):

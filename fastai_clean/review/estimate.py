@@ -55,12 +55,13 @@ class Estimate:
     open, and make the rest less sure. Raises ValueError if no item has a decision.
 
     `items` is the number of items; `decided` of those with a decision; `sampled` of those of them
-    that were drawn, or decided from the worst on; `unsure` of those left open; `unused` of the
-    decisions on other items or labels; `found` of the wrong labels among the decided. `wrong` is
-    the number of wrong labels, the found ones included, `low` to `high` its 95 % interval; `share`,
-    `share_low` and `share_high` are the same as shares. `probs` is the probability by id that a
-    label is wrong, worst first, 0 or 1 if that is known; `given` has the labels that it is about.
-    Numbers of wrong labels are medians, except in `among_next`.
+    that were drawn, or decided from the worst on; `carried` of those that an earlier round decided,
+    which are known facts, too, since its wrong ones may be right now; `unsure` of those left open;
+    `unused` of the decisions on other items or labels; `found` of the wrong labels among the
+    decided. `wrong` is the number of wrong labels, the found ones included, `low` to `high` its 95
+    % interval; `share`, `share_low` and `share_high` are the same as shares. `probs` is the
+    probability by id that a label is wrong, worst first, 0 or 1 if that is known; `given` has the
+    labels that it is about. Numbers of wrong labels are medians, except in `among_next`.
 
     >>> ids = [f'{i}.png' for i in range(200)]
     >>> issues = pd.DataFrame({'id': ids, 'given': 'cat', 'label_quality': np.arange(200)/200})
@@ -86,9 +87,10 @@ class Estimate:
                              "those that session.sample() names first")
 
         rank, lot = ranked(issues, seed)
-        drawn = known & drawn_of(rank, strata_of(rank, lot), known | said_of.unsure)
+        drawn = known & drawn_of(rank, strata_of(rank, lot), known | said_of.unsure,
+                                 said_of.carried)
         self._all = drawn.sum() < ENOUGH
-        fits = known if self._all else drawn
+        fits = known & ~said_of.carried if self._all else drawn
         rng = np.random.default_rng(0)
         z = fitted(rank, said_of, fits, rng)
         p = curve(z, rank.centre)
@@ -114,6 +116,7 @@ class Estimate:
         self.decided = int(known.sum())
         self.sampled = int(drawn.sum())
         self.unsure = int(said_of.unsure.sum())
+        self.carried = int((known & said_of.carried).sum())
         self.unused = said_of.unused
         self._checked = bool((said_of.wrong + said_of.right > 1).any())
         self.found = int((said_of.wrong > said_of.right).sum())
@@ -148,7 +151,9 @@ class Estimate:
 
     def _rests_on(self):
         text = f"This rests on {_decisions(self.decided)}"
-        if self._all and self.sampled < self.decided:
+        if self.carried == self.decided:
+            text += " of earlier rounds alone, which say nothing of the other items"
+        elif self._all and self.sampled < self.decided - self.carried:
             text += (", which session.sample() did not draw: it is right if they were chosen by "
                      "their score, not by what they look like")
         elif self.sampled < self.decided:

@@ -19,6 +19,7 @@ class Decided(NamedTuple):
     wrong: np.ndarray  # How many say that its label is wrong (n,)
     right: np.ndarray  # and right (n,)
     unsure: np.ndarray  # Whether someone looked and no one decided (n,)
+    carried: np.ndarray  # Whether an earlier round decided (n,)
     unused: int = 0  # Decisions on items that have another label now
 
     @property
@@ -29,11 +30,13 @@ class Decided(NamedTuple):
 
 def decided(
     issues: pd.DataFrame,  # Issue table: columns id and given
-    decisions: pd.DataFrame,  # Columns id and action, perhaps given, label, user; see `Estimate`
+    # Columns id and action, perhaps given, label, user, carried; see `Estimate`
+    decisions: pd.DataFrame,
 ) -> Decided:
     """What `decisions` say of the rows of `issues`. Relabelled and deleted items were wrong, kept
-    ones right; the last decision of each user counts. A decision on an item that has another label
-    now is not used, as one on an item that is not in the table."""
+    ones right, as are those whose decided label was applied since; the last decision of each user
+    counts. A decision on an item that has a third label now is not used, as one on an item that is
+    not in the table."""
     if lost := [o for o in ('id', 'action') if o not in decisions]:
         raise ValueError(f"decisions has no column {lost[0]!r}: pass a ReviewSession, or a table "
                          "with the columns id and action, as session.votes has")
@@ -41,22 +44,28 @@ def decided(
     row = {o: i for i, o in enumerate(text_of(issues))}
     now = objects(issues['given'])
     column = {o: [*decisions[o]] if o in decisions else [None]*len(decisions)
-              for o in ('id', 'action', 'given', 'label', 'user')}
+              for o in ('id', 'action', 'given', 'label', 'user', 'carried')}
     last: dict[tuple, tuple[int, str]] = {}
     unused = 0
-    for key, do, given, label, user in zip(*column.values()):
+    carried = np.zeros(n, bool)
+    for key, do, given, label, user, earlier in zip(*column.values()):
         i = row.get(as_text(key))
         # A row may be there for its note alone
         if _missing(do): continue
         if do not in ACTIONS:
             raise ValueError(f"decisions has the action {brief(do)}: use 'keep', 'relabel', "
                              "'delete' or 'unsure'")
-        if i is None or not _missing(given) and as_text(given) != as_text(now[i]):
+        other = i is None or not _missing(given) and as_text(given) != as_text(now[i])
+        same = (i is not None and do == 'relabel' and not _missing(label)
+                and as_text(label) == as_text(now[i]))
+        if i is None or other and not same:
             unused += 1
             continue
-        same = do == 'relabel' and not _missing(label) and as_text(label) == as_text(now[i])
         last[i, as_text(user)] = i, 'keep' if same else do
-    res = Decided(np.zeros(n, int), np.zeros(n, int), np.zeros(n, bool), unused)
+        # What was wrong has been corrected since: those that were drawn then look better than the
+        # rest, whether or not a table knows of rounds
+        carried[i] |= other or not _missing(earlier) and bool(earlier)
+    res = Decided(np.zeros(n, int), np.zeros(n, int), np.zeros(n, bool), carried, unused)
     for i, do in last.values():
         if do == 'unsure': res.unsure[i] = True
         elif do == 'keep': res.right[i] += 1
@@ -88,7 +97,7 @@ def sample(
     rank, lot = ranked(issues, seed)
     strata = strata_of(rank, lot)
     done = found.known | found.unsure
-    drawn = drawn_of(rank, strata, done)
+    drawn = drawn_of(rank, strata, done, found.carried)
     # A quarter of the draws are enough to share items out by
     z = fitted(rank, found, drawn & found.known, np.random.default_rng(0), DRAWS//4)
     p = curve(z, rank.centre).mean(0)
@@ -155,12 +164,15 @@ def drawn_of(
     rank: Ranking,
     strata: list[np.ndarray],
     done: np.ndarray,  # Items that someone looked at (n,)
+    carried: np.ndarray,  # Items of earlier rounds (n,), which are left out
 ) -> np.ndarray:  # Mask (n,)
     """Decided items that follow their stratum's order, as a sample does, or the ranking from its
     worst item on, as a review does; up to the first that was left out"""
     res = np.zeros(len(done), bool)
-    # No gap is forgiven: right labels are the ones that a reviewer passes over
-    for items in (*strata, rank.order): res[items[done[items].cumprod() == 1]] = True
+    for items in (*strata, rank.order):
+        fresh = items[~carried[items]]
+        # No gap is forgiven: right labels are the ones that a reviewer passes over
+        res[fresh[done[fresh].cumprod() == 1]] = True
     return res
 
 

@@ -228,9 +228,11 @@ class ReviewSession:
     def votes(self) -> pd.DataFrame:
         """Every decision in force of every user, an item's own in their order, with what others
         appended: the columns `id` as in `ids`, `given`, the text of the label that the item had
-        then (None in old journals), `action`, `label`, the text of the class it got, and `user`"""
+        then (None in old journals), `action`, `label`, the text of the class it got, `user`, and
+        `carried`, whether the item was decided in an earlier round"""
         names = ['id', 'given', 'action', 'label', 'user']
-        return pd.DataFrame(self._journal.decisions(), columns=names, dtype=object)
+        df = pd.DataFrame(self._journal.decisions(), columns=names, dtype=object)
+        return df.assign(carried=df.id.isin(self.carried))
 
     def sample(self,
         n: int = 100,  # Number of items
