@@ -246,6 +246,7 @@ def test_a_mask_follows_the_index_of_the_labels():
 
 
 @pytest.mark.parametrize('mask, match', [
+    ({True, False}, r'filter_by has shape \(\) and dtype object for 100 items: pass one boolean per item'),
     (WRONG[1:], r'filter_by has shape \(99,\) and dtype bool for 100 items: pass one boolean per item'),
     (WRONG.astype(int), 'dtype int64 for 100 items'), (['auto']*100, 'dtype <U4'),
     (pd.Series(WRONG, [f's{i}' for i in range(100)]), 'filter_by has an index that does not fit'),

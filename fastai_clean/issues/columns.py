@@ -170,7 +170,7 @@ def check_filter(
         texts = None if ids is None else [as_text(o) for o in ids]
         filter_by = aligned(filter_by, 'filter_by', index, texts)
     mask = as_array(filter_by, 'filter_by')
-    if mask.dtype == object and all(isinstance(o, (bool, np.bool_)) for o in mask):
+    if mask.dtype == object and all(isinstance(o, (bool, np.bool_)) for o in mask.ravel()):
         mask = mask.astype(bool)
     if mask.dtype != bool or mask.shape != (n,):
         raise ValueError(f"filter_by has shape {mask.shape} and dtype {mask.dtype} for {n} items: "
